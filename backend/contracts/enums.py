@@ -1,0 +1,99 @@
+"""The closed vocabularies that every program, table and URL shares."""
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a signed-in user may do."""
+
+    ADMINISTRATOR = "administrator"
+    OPERATOR = "operator"
+    VIEWER = "viewer"
+
+
+class Execution(StrEnum):
+    """Where a client's training happens."""
+
+    MANAGED = "managed"  # a worker of the platform trains for the client
+    REMOTE = "remote"  # the client's own agent trains on its premises
+
+
+class TaskKind(StrEnum):
+    """What a client's model learns to do; decides prompt, answer format and scorer."""
+
+    FILL_IN = "fill_in"  # generate a number
+    CHOICE = "choice"  # pick one letter among the options
+    PROGRAM = "program"  # write a small arithmetic program, scored by its value
+    CLASSIFICATION = "classification"  # pick one label word
+
+
+class RunStatus(StrEnum):
+    """Life of a run; `backend.lifecycle` holds the allowed changes."""
+
+    CREATED = "created"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when nothing will change any more."""
+        return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+
+
+class RoundKind(StrEnum):
+    """What clients do in a round."""
+
+    TRAIN = "train"  # load the shared state, train, send shared matrices
+    DELIVER = "deliver"  # load the final shared state, evaluate, export the adapter
+
+
+class RoundStatus(StrEnum):
+    """Life of a round."""
+
+    OPEN = "open"  # clients are at work
+    AGGREGATING = "aggregating"
+    CLOSED = "closed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class UpdateStatus(StrEnum):
+    """Life of one client's part of a round."""
+
+    PENDING = "pending"
+    TRAINING = "training"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptOutcome(StrEnum):
+    """How one attempt at a client update ended (null while it goes on)."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    EXPIRED = "expired"  # its lease ran out: the worker is gone or stuck
+    SUPERSEDED = "superseded"  # a newer attempt holds the fencing number
+    CANCELLED = "cancelled"
+
+
+class EventKind(StrEnum):
+    """Typed events shown on the run page, oldest first."""
+
+    RUN_CREATED = "run_created"
+    RUN_QUEUED = "run_queued"
+    RUN_STARTED = "run_started"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    ROUND_OPENED = "round_opened"
+    ROUND_AGGREGATED = "round_aggregated"
+    ATTEMPT_STARTED = "attempt_started"
+    ATTEMPT_EXPIRED = "attempt_expired"
+    ATTEMPT_FAILED = "attempt_failed"
+    UPDATE_ACCEPTED = "update_accepted"
+    UPDATE_REFUSED = "update_refused"
+    ADAPTER_READY = "adapter_ready"

@@ -1,0 +1,31 @@
+"""Names and units of what is measured; every chart, table and export uses these."""
+
+from enum import StrEnum
+
+
+class MetricName(StrEnum):
+    """One value per client and round, unless the description says otherwise.
+
+    Accuracies are shares in [0, 1] on the client's test split, losses are nats per answer token,
+    `bytes_*` count the encoded payload, `seconds_*` are wall-clock times.
+    """
+
+    ACCURACY_BEFORE_TRAINING = "accuracy_before_training"  # after loading what was received
+    ACCURACY_AFTER_TRAINING = "accuracy_after_training"  # before sending
+    VALIDATION_LOSS_BEFORE_TRAINING = "validation_loss_before_training"
+    VALIDATION_LOSS_AFTER_TRAINING = "validation_loss_after_training"
+    ACCURACY_DELIVERED = "accuracy_delivered"  # of the exported adapter; deliver round only
+    TRAIN_LOSS = "train_loss"  # mean over the round; within a round: of one step
+    SPARSITY = "sparsity"  # realised share of zeros in the shared matrices
+    BYTES_UP = "bytes_up"
+    BYTES_DOWN = "bytes_down"
+    BYTES_LORA = "bytes_lora"  # what sending the client's LoRA factors A and B would cost
+    SECONDS_LOAD = "seconds_load"
+    SECONDS_TRAIN = "seconds_train"
+    SECONDS_EVALUATE = "seconds_evaluate"
+    PEAK_MEMORY_BYTES = "peak_memory_bytes"
+    NUM_TOKENS = "num_tokens"  # answer and prompt tokens trained on in the round
+    SHARED_CHANGE = "shared_change"  # relative norm of the change of the shared matrices sent
+    PRIVATE_CHANGE = "private_change"  # relative norm of the change of the private factors
+    MASK_CHURN = "mask_churn"  # 1 - Jaccard index of the mask to the one before
+    ALIGNMENT_ERROR = "alignment_error"  # largest deviation of P^T P from the identity

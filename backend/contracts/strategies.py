@@ -1,0 +1,230 @@
+"""Strategy names and their parameters: one `Params` model each, told apart by `name`.
+
+The browser builds its form from these fields, so each carries a title, a description that says
+how to choose a value, and its allowed range.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StrategyName(StrEnum):
+    """One snake_case name per strategy everywhere: file, database, URL, test id."""
+
+    LOCAL_ONLY = "local_only"
+    H2TUNE = "h2tune"
+
+
+class StrategyParams(BaseModel):
+    """What all parameter models have in common: unknown fields are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalOnlyParams(StrategyParams):
+    """Plain LoRA on each client's own data; nothing is shared. The baseline to beat."""
+
+    name: Literal[StrategyName.LOCAL_ONLY] = StrategyName.LOCAL_ONLY
+
+
+class H2TuneParams(StrategyParams):
+    """H2Tune: small shared middle matrices between private factors, aligned over depth."""
+
+    name: Literal[StrategyName.H2TUNE] = StrategyName.H2TUNE
+    layout: Literal["block", "mask", "gather"] = Field(
+        "block",
+        title="Layout of the middle matrix",
+        description="block: a client of rank r takes an r x r block of the R x R matrix, positions "
+        "keep one meaning for all (default). mask: private factors of the full global rank, single "
+        "entries dropped; needs more memory. gather: the published code's layout, for fidelity.",
+    )
+    sparsity: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        title="Sparsity of the middle matrix",
+        description="Share of zeros, the same for every client. Empty: 1 - (r/R)^2 from each "
+        "client's own rank.",
+    )
+    mask_warmup_rounds: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        title="Rounds before masks freeze",
+        description="Which entries a client holds is learned during these rounds and fixed after.",
+    )
+    alignment_init: Literal["interpolation", "random", "identity"] = Field(
+        "interpolation",
+        title="Start of the layer alignment",
+        description="interpolation: layers of equal relative depth match (default). random: for "
+        "ablation. identity: only for clients of equal depth.",
+    )
+    alignment_constraint: Literal["orthonormal", "pseudo_inverse"] = Field(
+        "orthonormal",
+        title="How the alignment stays lossless",
+        description="orthonormal: columns are kept orthonormal after every step (default). "
+        "pseudo_inverse: free columns, the way up uses the left inverse.",
+    )
+    alignment_sharing: Literal["per_model", "per_role"] = Field(
+        "per_model",
+        title="Alignments per client",
+        description="per_model: one matrix for all module roles. per_role: one per role.",
+    )
+    train_alignment: bool = Field(
+        True,
+        title="Train the layer alignment",
+        description="Off: the alignment stays where it starts (ablation).",
+    )
+    aggregation: Literal["delta", "mean", "coverage"] = Field(
+        "delta",
+        title="Aggregation",
+        description="delta: adds the mean change of the clients, so that an idle round changes "
+        "nothing (default). mean: replaces the shared state by the mean, as published. coverage: "
+        "the mean over the clients that hold an entry.",
+    )
+    server_learning_rate: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        title="Server learning rate",
+        description="Factor on the aggregated change (delta only).",
+    )
+    granularity: Literal["round", "epoch", "step"] = Field(
+        "round",
+        title="Alternation",
+        description="How often training changes between shared and private parts: once per round "
+        "(default), every epoch, or every step.",
+    )
+    joint_rounds: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        title="Joint rounds",
+        description="First rounds in which shared and private parts train together. With the "
+        "private factor B at zero the shared part has no gradient, so at least 1 is sensible.",
+    )
+    shared_fraction: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        title="Share of steps for the shared part",
+        description="Part of a round's local steps that trains the shared matrices and the "
+        "alignment; the rest trains the private factors.",
+    )
+    shared_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        title="Learning rate of the shared part",
+        description="Empty: the run's learning rate.",
+    )
+    private_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        title="Learning rate of the private part",
+        description="Empty: the run's learning rate.",
+    )
+    norm_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        title="Weight of the norm penalty",
+        description="Mean squared entry of the shared matrices, times this.",
+    )
+    anchor: Literal["none", "proximal", "kl"] = Field(
+        "none",
+        title="Anchor of the shared part",
+        description="Keeps the shared matrices near the ones received. proximal: squared distance. "
+        "kl: the published softmax divergence, for fidelity.",
+    )
+    anchor_weight: float = Field(0.1, ge=0, le=100, title="Weight of the anchor")
+    distillation_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        title="Weight of the distillation",
+        description="In the private phase, pulls the answers towards those at the end of the "
+        "shared phase (mean divergence per response token).",
+    )
+    gauge: Literal["none", "orthonormal", "shared_seed"] = Field(
+        "none",
+        title="Gauge of the private factors",
+        description="What coordinates of different clients have in common at the start. none: "
+        "random factors. orthonormal: A with orthonormal rows. shared_seed: A drawn from one seed "
+        "for all clients, by module role.",
+    )
+    control: Literal["none", "permuted", "noise"] = Field(
+        "none",
+        title="Negative control",
+        description="permuted: the aggregated matrices are shuffled before they are loaded. noise: "
+        "replaced by noise of the same norm. A gain that survives a control is not transfer.",
+    )
+
+
+Params = Annotated[LocalOnlyParams | H2TuneParams, Field(discriminator="name")]
+"""Any strategy's parameters, as sent over HTTP and stored with the run."""
+
+
+class Capabilities(BaseModel):
+    """Which differences between clients a strategy handles, and what follows for privacy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: bool = Field(description="LoRA ranks may differ")
+    depth: bool = Field(description="numbers of layers may differ")
+    width: bool = Field(description="hidden sizes and families may differ")
+    task: bool = Field(description="tasks may differ")
+    linear_aggregation: bool = Field(description="secure aggregation is possible")
+
+
+class StrategyInfo(BaseModel):
+    """What `GET /strategies` says about one strategy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: StrategyName
+    title: str
+    summary: str
+    reference: str | None = None
+    shares: str = Field(description="what leaves a client")
+    capabilities: Capabilities
+    params_schema: dict[str, object] = Field(description="JSON Schema of the parameters")
+
+
+_DESCRIPTIONS: dict[StrategyName, tuple[type[StrategyParams], str, str | None, str, Capabilities]]
+_DESCRIPTIONS = {
+    StrategyName.LOCAL_ONLY: (
+        LocalOnlyParams,
+        "Local only",
+        None,
+        "Nothing.",
+        Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=True),
+    ),
+    StrategyName.H2TUNE: (
+        H2TuneParams,
+        "H2Tune",
+        "arXiv 2507.22633 (our implementation)",
+        "One R x R middle matrix per aligned layer and module role.",
+        Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=True),
+    ),
+}
+
+
+def describe_strategies() -> list[StrategyInfo]:
+    """Every strategy with its parameters as JSON Schema, in the order of `StrategyName`."""
+    return [
+        StrategyInfo(
+            name=name,
+            title=title,
+            summary=(params.__doc__ or "").strip(),
+            reference=reference,
+            shares=shares,
+            capabilities=capabilities,
+            params_schema=params.model_json_schema(),
+        )
+        for name in StrategyName
+        for params, title, reference, shares, capabilities in [_DESCRIPTIONS[name]]
+    ]
