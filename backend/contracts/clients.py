@@ -1,0 +1,102 @@
+"""Enrolment keys, registration, and what is known of a client."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, SecretStr
+
+from backend.contracts.base_models import Architecture, BaseModelRef
+from backend.contracts.common import Answer, Name, Request
+from backend.contracts.datasets import BuiltinDataset, DatasetRef
+from backend.contracts.enums import Execution, TaskKind
+
+
+class EnrolmentKeyCreate(Request):
+    """A key with which clients may register."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"label": "autumn pilot", "max_uses": 3}]}
+    )
+
+    label: Name
+    max_uses: int = Field(1, ge=1, le=10_000)
+    expires_in_hours: float = Field(24.0, gt=0, le=24 * 365)
+
+
+class EnrolmentKey(Answer):
+    """An enrolment key as listed; the secret is never shown again."""
+
+    id: UUID
+    label: str
+    max_uses: int
+    num_uses: int
+    expires_at: datetime
+    revoked_at: datetime | None
+    created_at: datetime
+
+
+class EnrolmentKeyCreated(Answer):
+    """A fresh enrolment key with its secret, shown once."""
+
+    key: EnrolmentKey
+    secret: str
+
+
+class ClientRegister(Request):
+    """How a client joins the platform."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "enrolment_key": "fbe_...",
+                    "name": "north-clinic",
+                    "base_model": {"source": "builtin", "id": "tiny_llama"},
+                    "lora_rank": 8,
+                    "task": "fill_in",
+                    "dataset": {"source": "builtin", "task": "arithmetic_fill_in", "num_train": 64},
+                }
+            ]
+        }
+    )
+
+    enrolment_key: SecretStr
+    name: Name
+    execution: Execution = Execution.MANAGED
+    base_model: BaseModelRef
+    architecture: Architecture | None = Field(
+        None,
+        description="Shape of the base model. Filled in by the platform for built-in models and "
+        "for folders it can read; required for hub ids.",
+    )
+    lora_rank: int = Field(ge=1, le=4096)
+    lora_alpha: float | None = Field(
+        None, gt=0, le=65536, description="Scale of the adapter; empty: twice the rank."
+    )
+    task: TaskKind
+    dataset: BuiltinDataset | None = Field(
+        None, description="A built-in data set; or upload one after registration."
+    )
+
+
+class Client(Answer):
+    """A participant as everyone may see it."""
+
+    id: UUID
+    name: str
+    execution: Execution
+    base_model: BaseModelRef
+    architecture: Architecture
+    lora_rank: int
+    lora_alpha: float
+    task: TaskKind
+    dataset: DatasetRef | None
+    created_at: datetime
+    last_seen_at: datetime | None
+
+
+class ClientRegistered(Answer):
+    """A new client with its own credential, shown once."""
+
+    client: Client
+    credential: str = Field(description="send it as `Authorization: Bearer ...`")

@@ -1,0 +1,135 @@
+"""Runs: one execution of one strategy with one seed, and their live state."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from backend.contracts.common import Answer, Request
+from backend.contracts.enums import (
+    EventKind,
+    RoundKind,
+    RoundStatus,
+    RunStatus,
+    UpdateStatus,
+)
+from backend.contracts.metrics import MetricName
+from backend.contracts.strategies import Params
+from backend.contracts.training import TrainingConfig
+
+
+class RunCreate(Request):
+    """A new run of a federation; it starts with `POST /runs/{id}/start`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "strategy": {"name": "h2tune"},
+                    "num_rounds": 5,
+                    "seed": 0,
+                    "training": {"local_steps": 40, "learning_rate": 0.003},
+                }
+            ]
+        }
+    )
+
+    strategy: Params
+    num_rounds: int = Field(5, ge=1, le=10_000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    training: TrainingConfig = TrainingConfig()
+
+
+class Run(Answer):
+    """A run with its state."""
+
+    id: UUID
+    federation_id: UUID
+    strategy: Params
+    num_rounds: int
+    seed: int
+    training: TrainingConfig
+    status: RunStatus
+    round_number: int = Field(description="the current round; 0 before the first")
+    error: str | None = Field(description="why the run failed, for people")
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class ClientUpdate(Answer):
+    """One client's part of one round."""
+
+    id: UUID
+    client_id: UUID
+    client_name: str
+    status: UpdateStatus
+    num_attempts: int
+    stage: str | None = Field(description="what it is doing: loading, training, evaluating, ...")
+    step: int
+    num_steps: int
+    error: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class Round(Answer):
+    """One round with every client's part in it."""
+
+    round_number: int
+    kind: RoundKind
+    status: RoundStatus
+    opened_at: datetime
+    closed_at: datetime | None
+    report: dict[str, float]
+    client_updates: list[ClientUpdate]
+
+
+class MetricPoint(Answer):
+    """One measured value."""
+
+    id: int
+    client_id: UUID | None
+    round_number: int
+    scope: Literal["round", "progress"] = Field(
+        description="round: one value per client and round. progress: within a round"
+    )
+    step: int | None
+    name: MetricName
+    value: float
+    created_at: datetime
+
+
+class Event(Answer):
+    """Something that happened in a run, as a sentence and as data."""
+
+    id: int
+    run_id: UUID
+    kind: EventKind
+    client_id: UUID | None
+    round_number: int | None
+    message: str
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class LiveRun(Answer):
+    """What changed since a cursor, and the current state; poll with `after=cursor`."""
+
+    run: Run
+    rounds: list[Round] = Field(description="the current round; all rounds when `after` is 0")
+    metrics: list[MetricPoint]
+    events: list[Event]
+    cursor: int
+
+
+class Adapter(Answer):
+    """A client's own adapter that can be downloaded."""
+
+    run_id: UUID
+    client_id: UUID
+    client_name: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime

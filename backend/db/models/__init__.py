@@ -1,0 +1,33 @@
+"""One table a file. Importing this package registers all of them."""
+
+from backend.db.models.attempt import Attempt
+from backend.db.models.audit_entry import AuditEntry
+from backend.db.models.blob import Blob
+from backend.db.models.client import Client
+from backend.db.models.client_update import ClientUpdate
+from backend.db.models.enrolment_key import EnrolmentKey
+from backend.db.models.event import Event
+from backend.db.models.federation import Federation
+from backend.db.models.membership import Membership
+from backend.db.models.metric import Metric
+from backend.db.models.round import Round
+from backend.db.models.run import Run
+from backend.db.models.token import Token
+from backend.db.models.user import User
+
+__all__ = [
+    "Attempt",
+    "AuditEntry",
+    "Blob",
+    "Client",
+    "ClientUpdate",
+    "EnrolmentKey",
+    "Event",
+    "Federation",
+    "Membership",
+    "Metric",
+    "Round",
+    "Run",
+    "Token",
+    "User",
+]

@@ -1,0 +1,26 @@
+"""Federations."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from backend.db.base import Base
+from backend.db.ids import new_id
+from backend.db.models.client import Client
+
+
+class Federation(Base):
+    """Who works together, and the rank R of what they share."""
+
+    __tablename__ = "federations"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(unique=True)
+    description: Mapped[str]
+    global_rank: Mapped[int]
+    created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    clients: Mapped[list[Client]] = relationship(secondary="memberships", order_by=Client.id)

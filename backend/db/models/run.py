@@ -1,0 +1,39 @@
+"""Runs."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from backend.contracts.enums import RunStatus
+from backend.db.base import Base, enum_column
+from backend.db.ids import new_id
+from backend.db.models.federation import Federation
+
+
+class Run(Base):
+    """One execution of one strategy with one seed; `backend.lifecycle` alone sets `status`."""
+
+    __tablename__ = "runs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    federation_id: Mapped[UUID] = mapped_column(ForeignKey("federations.id"), index=True)
+    strategy: Mapped[dict[str, Any]]  # contracts.strategies.Params
+    training: Mapped[dict[str, Any]]  # contracts.training.TrainingConfig
+    num_rounds: Mapped[int]
+    seed: Mapped[int]
+    status: Mapped[RunStatus] = mapped_column(
+        enum_column(RunStatus), default=RunStatus.CREATED, index=True
+    )
+    round_number: Mapped[int] = mapped_column(default=0)
+    state_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    error: Mapped[str | None]
+    created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queued_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    federation: Mapped[Federation] = relationship()

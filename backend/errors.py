@@ -1,0 +1,72 @@
+"""Errors that people cause or can fix: a plain sentence, an HTTP status and a stable code."""
+
+from backend.contracts.common import FieldError
+
+
+class PlatformError(Exception):
+    """Something is wrong with a request or with the state it meets.
+
+    Args:
+        message: names the field, the value and the remedy; shown to people as it is.
+        errors: one entry per wrong field, where there are fields.
+    """
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, errors: list[FieldError] | None = None
+    ):
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+        self.errors = errors or []
+
+
+class UnauthenticatedError(PlatformError):
+    """Nobody, or nobody we know."""
+
+    status = 401
+    code = "unauthenticated"
+
+
+class ForbiddenError(PlatformError):
+    """Somebody who may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFoundError(PlatformError):
+    """No such thing, or none that the caller may see."""
+
+    status = 404
+    code = "not_found"
+
+
+class ConflictError(PlatformError):
+    """The state does not allow this now."""
+
+    status = 409
+    code = "conflict"
+
+
+class TooLargeError(PlatformError):
+    """More bytes than allowed."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMediaError(PlatformError):
+    """The bytes are not what their type claims."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidError(PlatformError):
+    """Well-formed, but a value is not acceptable."""
+
+    status = 422
+    code = "invalid"

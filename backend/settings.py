@@ -1,0 +1,68 @@
+"""The only reader of the environment. Every setting has a name, a unit and a safe default."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Values from environment variables; those of services have their customary names.
+
+    An empty service URL means: use the embedded service of `fedbraid up`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FEDBRAID_", env_ignore_empty=True, extra="ignore", populate_by_name=True
+    )
+
+    home: Path = Field(
+        default_factory=lambda: user_data_path("fedbraid"),
+        description="state of the embedded services, blobs, generated secrets, logs",
+    )
+    database_url: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("DATABASE_URL", "FEDBRAID_DATABASE_URL")
+    )
+    redis_url: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("REDIS_URL", "FEDBRAID_REDIS_URL")
+    )
+    blob_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("BLOB_URL", "FEDBRAID_BLOB_URL"),
+        description="file:///folder or s3://bucket/prefix (credentials: the AWS_* variables)",
+    )
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65535, description="0: any free port")
+    dashboard_host: str = "127.0.0.1"
+    dashboard_port: int = Field(8501, ge=0, le=65535, description="0: any free port")
+    api_url: str | None = Field(None, description="where the dashboard finds the API")
+    admin_password: SecretStr | None = Field(
+        None, description="of the first administrator; generated when empty"
+    )
+    session_hours: float = Field(12.0, gt=0)
+    max_dataset_bytes: int = Field(64 * 2**20, gt=0)
+    model_folders: Annotated[list[Path], NoDecode] = Field(
+        default_factory=list,
+        description="folders below which `folder` base models may lie, separated by ':'",
+    )
+    lease_seconds: float = Field(
+        30.0, gt=0, description="an attempt without a heartbeat for this long is given up"
+    )
+    max_attempts: int = Field(3, ge=1, description="tries at one client update before it fails")
+    sweep_interval_seconds: float = Field(2.0, gt=0)
+    torch_threads: int = Field(1, ge=1, description="per training worker")
+    log_level: str = "INFO"
+
+    @field_validator("model_folders", mode="before")
+    @classmethod
+    def _split_folders(cls, value: object) -> object:
+        return value.split(":") if isinstance(value, str) else value
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
