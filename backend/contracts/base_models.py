@@ -34,3 +34,12 @@ class Architecture(BaseModel):
     family: str = Field(min_length=1, max_length=100, description="transformers' `model_type`")
     num_layers: int = Field(ge=1, le=10_000)
     hidden_size: int = Field(ge=1, le=1_000_000)
+
+
+class BaseModelInfo(BaseModel):
+    """A base model that this platform can train with, as `GET /base-models` lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: BaseModelRef
+    architecture: Architecture

@@ -44,6 +44,15 @@ BUILTIN_TASK_KINDS: dict[BuiltinTaskName, TaskKind] = {
 }
 
 
+class BuiltinTaskInfo(BaseModel):
+    """A task generator, as `GET /builtin-tasks` lists it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: BuiltinTaskName
+    kind: TaskKind
+
+
 class BuiltinDataset(BaseModel):
     """Data made by a seeded generator; the same values give the same rows on every machine."""
 
