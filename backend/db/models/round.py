@@ -28,6 +28,7 @@ class Round(Base):
     )
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name -> number
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    enqueued_at: Mapped[datetime | None]  # when its aggregation job left
     closed_at: Mapped[datetime | None]
 
     run: Mapped[Run] = relationship()

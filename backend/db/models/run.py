@@ -32,7 +32,7 @@ class Run(Base):
     error: Mapped[str | None]
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    queued_at: Mapped[datetime | None]
+    enqueued_at: Mapped[datetime | None]  # when its last job left; the sweep repeats a lost one
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 

@@ -1,0 +1,119 @@
+"""The periodic sweep: finds work whose worker or job was lost, and sends it again.
+
+It keeps the promise that every run reaches a terminal state whatever dies: each state that waits
+for somebody has a time after which the sweep asks again. A job sent once too often does nothing.
+"""
+
+import logging
+import threading
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from backend.contracts.enums import Execution, RoundStatus, RunStatus, UpdateStatus
+from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
+from backend.db.models import Client, ClientUpdate, Round, Run
+from backend.db.session import SessionFactory, create_database_engine, create_session_factory
+from backend.jobs import commit_and_enqueue
+from backend.leases import expire
+from backend.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
+    """One pass; gives the number of jobs sent."""
+    patience = timedelta(seconds=2 * settings.lease_seconds)
+    with session_factory() as session:
+        expired = session.scalars(
+            select(ClientUpdate.id).where(
+                ClientUpdate.status == UpdateStatus.TRAINING,
+                ClientUpdate.lease_expires_at < func.now(),
+            )
+        ).all()
+    sent = 0
+    for client_update_id in expired:  # one transaction each: none waits for another's run
+        with session_factory() as session:
+            jobs = expire(session, client_update_id, settings.max_attempts)
+            commit_and_enqueue(session, *jobs)
+            sent += len(jobs)
+    with session_factory() as session:
+        jobs = [
+            *_lost_client_updates(session, patience),
+            *_lost_aggregations(session, patience),
+            *_lost_openings(session, patience),
+        ]
+        commit_and_enqueue(session, *jobs)
+    return sent + len(jobs)
+
+
+def run_forever(settings: Settings, stop: threading.Event) -> None:
+    """Sweeps every `sweep_interval_seconds` until `stop` is set; survives a database that is away.
+
+    Raises:
+        ValueError: no database is configured.
+    """
+    if settings.database_url is None:
+        raise ValueError("DATABASE_URL is not set; start through `fedbraid up` or set it")
+    engine = create_database_engine(settings.database_url.get_secret_value())
+    session_factory = create_session_factory(engine)
+    while not stop.is_set():
+        try:
+            sent = sweep_once(session_factory, settings)
+            if sent:
+                logger.info("sent %d lost jobs again", sent)
+        except OperationalError as error:
+            logger.warning("the database is away, trying again: %s", error.orig)
+        stop.wait(settings.sweep_interval_seconds)
+    engine.dispose()
+
+
+def _is_due(enqueued_at: InstrumentedAttribute[object], patience: timedelta) -> ColumnElement[bool]:
+    return or_(enqueued_at.is_(None), enqueued_at < func.now() - patience)
+
+
+def _lost_client_updates(session: Session, patience: timedelta) -> list[Job]:
+    rows = session.scalars(
+        select(ClientUpdate)
+        .join(Client, ClientUpdate.client_id == Client.id)
+        .where(
+            ClientUpdate.status == UpdateStatus.PENDING,
+            Client.execution == Execution.MANAGED,
+            _is_due(ClientUpdate.enqueued_at, patience),
+        )
+        .with_for_update(of=ClientUpdate, skip_locked=True, key_share=True)
+    ).all()
+    for row in rows:
+        row.enqueued_at = func.now()
+    return [RunClientUpdate(client_update_id=row.id) for row in rows]
+
+
+def _lost_aggregations(session: Session, patience: timedelta) -> list[Job]:
+    rows = session.scalars(
+        select(Round)
+        .where(Round.status == RoundStatus.AGGREGATING, _is_due(Round.enqueued_at, patience))
+        .with_for_update(skip_locked=True, key_share=True)
+    ).all()
+    for row in rows:
+        row.enqueued_at = func.now()
+    return [CloseRound(round_id=row.id) for row in rows]
+
+
+def _lost_openings(session: Session, patience: timedelta) -> list[Job]:
+    busy = select(Round.id).where(
+        Round.run_id == Run.id, Round.status.in_([RoundStatus.OPEN, RoundStatus.AGGREGATING])
+    )
+    rows = session.scalars(
+        select(Run)
+        .where(
+            Run.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]),
+            ~busy.exists(),
+            _is_due(Run.enqueued_at, patience),
+        )
+        .with_for_update(skip_locked=True, key_share=True)
+    ).all()
+    for row in rows:
+        row.enqueued_at = func.now()
+    return [OpenRound(run_id=row.id) for row in rows]
