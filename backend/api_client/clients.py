@@ -1,0 +1,86 @@
+"""Enrolment keys and the participants of federations."""
+
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+from backend.api_client.transport import Transport
+from backend.contracts.clients import (
+    Client,
+    ClientRegister,
+    ClientRegistered,
+    EnrolmentKey,
+    EnrolmentKeyCreate,
+    EnrolmentKeyCreated,
+)
+
+
+class EnrolmentKeys:
+    """`/enrolment-keys`: secrets with which clients may register."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, key: EnrolmentKeyCreate) -> EnrolmentKeyCreated:
+        """Make a key; its secret is in this answer and never again."""
+        return self._transport.post("/enrolment-keys", EnrolmentKeyCreated, key)
+
+    def list(self) -> Iterator[EnrolmentKey]:
+        """All keys, newest first, without secrets."""
+        return self._transport.walk("/enrolment-keys", EnrolmentKey)
+
+    def revoke(self, key_id: UUID) -> None:
+        """Refuse further registrations with a key; clients that registered stay."""
+        self._transport.call("DELETE", f"/enrolment-keys/{key_id}")
+
+
+class Clients:
+    """`/clients`: participants, their data sets and their credentials."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(self, registration: ClientRegister) -> ClientRegistered:
+        """Join the platform with an enrolment key; needs no token.
+
+        The answer holds the client's own credential, shown once.
+        """
+        return self._transport.post("/clients/register", ClientRegistered, registration)
+
+    def list(self) -> Iterator[Client]:
+        """All clients, newest first."""
+        return self._transport.walk("/clients", Client)
+
+    def get(self, client_id: UUID) -> Client:
+        """One client."""
+        return self._transport.get(f"/clients/{client_id}", Client)
+
+    def me(self) -> Client:
+        """The client whose credential is sent."""
+        return self._transport.get("/clients/me", Client)
+
+    def heartbeat(self) -> None:
+        """Tell the platform that the client whose credential is sent is alive."""
+        self._transport.call("POST", "/clients/me/heartbeat")
+
+    def upload_dataset(self, client_id: UUID, lines: bytes | Iterable[bytes]) -> Client:
+        """Replace a client's data set.
+
+        Args:
+            client_id: whose data set.
+            lines: JSON lines, one `contracts.datasets.Example` each; an open binary file works.
+
+        Returns:
+            The client with its new data set. A wrong row refuses all of them; the `ApiError`
+            names its line.
+        """
+        return self._transport.put_bytes(
+            f"/clients/{client_id}/dataset", Client, lines, "application/x-ndjson"
+        )
+
+    def rotate_credential(self, client_id: UUID) -> ClientRegistered:
+        """Give a client a new credential, shown once; the old one stops working."""
+        return self._transport.post(f"/clients/{client_id}/credential", ClientRegistered)
+
+    def revoke_credential(self, client_id: UUID) -> None:
+        """Lock a client out until it gets a new credential."""
+        self._transport.call("DELETE", f"/clients/{client_id}/credential")

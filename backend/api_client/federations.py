@@ -1,0 +1,57 @@
+"""Federations, and what they are made of."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from backend.api_client.transport import Transport
+from backend.contracts.base_models import BaseModelInfo
+from backend.contracts.datasets import BuiltinTaskInfo
+from backend.contracts.federations import Federation, FederationCreate, FederationDetail
+from backend.contracts.runs import Run, RunCreate
+from backend.contracts.strategies import StrategyInfo
+
+
+class Catalogue:
+    """What this platform can do: strategies, base models and built-in tasks."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def strategies(self) -> list[StrategyInfo]:
+        """Every strategy with its parameters as JSON Schema."""
+        return self._transport.get("/strategies", list[StrategyInfo])
+
+    def base_models(self) -> list[BaseModelInfo]:
+        """Base models that ship with the platform."""
+        return self._transport.get("/base-models", list[BaseModelInfo])
+
+    def builtin_tasks(self) -> list[BuiltinTaskInfo]:
+        """Seeded task generators that ship with the platform."""
+        return self._transport.get("/builtin-tasks", list[BuiltinTaskInfo])
+
+
+class Federations:
+    """`/federations`: who works together, and their runs."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def create(self, federation: FederationCreate) -> FederationDetail:
+        """Make a federation of registered clients."""
+        return self._transport.post("/federations", FederationDetail, federation)
+
+    def list(self) -> Iterator[Federation]:
+        """All federations, newest first."""
+        return self._transport.walk("/federations", Federation)
+
+    def get(self, federation_id: UUID) -> FederationDetail:
+        """One federation with its members."""
+        return self._transport.get(f"/federations/{federation_id}", FederationDetail)
+
+    def create_run(self, federation_id: UUID, run: RunCreate) -> Run:
+        """Prepare a run; it begins with `ApiClient.runs.start`."""
+        return self._transport.post(f"/federations/{federation_id}/runs", Run, run)
+
+    def runs(self, federation_id: UUID) -> Iterator[Run]:
+        """A federation's runs, newest first."""
+        return self._transport.walk(f"/federations/{federation_id}/runs", Run)

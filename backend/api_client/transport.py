@@ -1,0 +1,162 @@
+"""HTTP as every group of endpoints needs it: typed answers, typed errors, bounded retries."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
+
+from backend.api_client.errors import (
+    ApiError,
+    ApiUnreachableError,
+    UnauthenticatedError,
+    UnexpectedAnswerError,
+)
+from backend.contracts.common import Page, Problem
+
+T = TypeVar("T")
+
+PREFIX = "/api/v1"
+PAGE_LIMIT = 100  # items asked for per page when a whole list is walked
+UNAUTHENTICATED = 401
+
+Query = Mapping[str, str | int]
+
+
+class Transport:
+    """Sends requests to one API and turns answers into contract models.
+
+    Only GETs are retried, and only when no answer came at all: repeating them changes nothing.
+
+    Args:
+        http: a configured `httpx.Client`; its `base_url` is the server's root.
+        base_url: as people wrote it, for messages.
+        max_retries: further tries of a GET after a connection error, 0 or more.
+        backoff_seconds: wait before the first retry; doubles with each.
+    """
+
+    def __init__(
+        self, http: httpx.Client, base_url: str, max_retries: int, backoff_seconds: float
+    ) -> None:
+        self.http = http
+        self.base_url = base_url
+        self.max_retries = max_retries
+        self.backoff_seconds = backoff_seconds
+
+    def get(self, path: str, answer: type[T], query: Query | None = None) -> T:
+        """GET one `answer`."""
+        return self._parse(path, answer, self._get(path, query))
+
+    def walk(self, path: str, item: type[T], query: Query | None = None) -> Iterator[T]:
+        """Every item of a paged list, newest first; pages are fetched as they are needed."""
+        cursor: str | None = None
+        while True:
+            page = self.get(
+                path,
+                Page[item],  # type: ignore[valid-type]
+                {"limit": PAGE_LIMIT, **(query or {}), **({"cursor": cursor} if cursor else {})},
+            )
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def post(self, path: str, answer: type[T], body: BaseModel | None = None) -> T:
+        """POST `body` as JSON and read one `answer`."""
+        return self._parse(path, answer, self._send("POST", path, json=_encode(body)))
+
+    def put_bytes(
+        self, path: str, answer: type[T], content: bytes | Iterable[bytes], media_type: str
+    ) -> T:
+        """PUT raw bytes and read one `answer`."""
+        headers = {"Content-Type": media_type}
+        response = self._send("PUT", path, content=content, headers=headers)
+        return self._parse(path, answer, response)
+
+    def call(self, method: str, path: str) -> None:
+        """Send a request without a body whose answer does not matter."""
+        self._send(method, path)
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Iterator[bytes]]:
+        """GET bytes in chunks, without holding all of them."""
+        try:
+            with self.http.stream("GET", PREFIX + path) as response:
+                if response.is_error:
+                    response.read()
+                    raise _api_error(response)
+                yield response.iter_bytes()
+        except httpx.TransportError as error:
+            raise ApiUnreachableError(self.base_url, _reason(error)) from error
+
+    def _get(self, path: str, query: Query | None) -> httpx.Response:
+        for attempt in range(self.max_retries):
+            try:
+                return self._send("GET", path, params=query)
+            except ApiUnreachableError:
+                time.sleep(self.backoff_seconds * 2**attempt)
+        return self._send("GET", path, params=query)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Query | None = None,
+        json: object | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        try:
+            response = self.http.request(
+                method, PREFIX + path, params=params, json=json, content=content, headers=headers
+            )
+        except httpx.TransportError as error:
+            raise ApiUnreachableError(self.base_url, _reason(error)) from error
+        if response.is_error:
+            raise _api_error(response)
+        return response
+
+    def _parse(self, path: str, answer: type[T], response: httpx.Response) -> T:
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "body"
+            raise UnexpectedAnswerError(self.base_url, path, f"{where}: {first['msg']}") from error
+
+
+def _encode(body: BaseModel | None) -> dict[str, object] | None:
+    """JSON values of a request; secrets in clear, since the server must read them."""
+    if body is None:
+        return None
+    secrets = {
+        name: value.get_secret_value() for name, value in body if isinstance(value, SecretStr)
+    }
+    return body.model_dump(mode="json") | secrets
+
+
+def _api_error(response: httpx.Response) -> ApiError:
+    """The problem a response states, or one made from its status when a proxy answered."""
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        problem = Problem(
+            title=response.reason_phrase or "Error",
+            status=response.status_code,
+            code=f"http_{response.status_code}",
+            detail=f"HTTP {response.status_code} {response.reason_phrase} "
+            f"from {response.request.url}.",
+        )
+    if problem.status == UNAUTHENTICATED:
+        return UnauthenticatedError(problem)
+    return ApiError(problem)
+
+
+def _reason(error: httpx.TransportError) -> str:
+    """Why no answer came, in a few words."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    return str(error) or type(error).__name__
