@@ -1,0 +1,16 @@
+"""Adapters as PEFT methods; importing this package registers them."""
+
+from peft.utils import register_peft_method
+
+from worker.federated.adapters.registration import add_peft_type
+
+add_peft_type("TRILORA")
+
+from worker.federated.adapters.config import TriLoraConfig  # noqa: E402
+from worker.federated.adapters.export import export_lora  # noqa: E402
+from worker.federated.adapters.layer import TriLoraLinear  # noqa: E402
+from worker.federated.adapters.model import TriLoraModel  # noqa: E402
+
+register_peft_method(name="trilora", config_cls=TriLoraConfig, model_cls=TriLoraModel)
+
+__all__ = ["TriLoraConfig", "TriLoraLinear", "TriLoraModel", "export_lora"]

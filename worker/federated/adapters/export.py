@@ -1,0 +1,75 @@
+"""From TriLoRA to plain LoRA without loss: B' = B (I + T), A' = A."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
+
+from worker.federated.adapters.config import TriLoraConfig
+from worker.federated.adapters.layer import TriLoraLinear
+from worker.federated.errors import InvalidConfigError, NonFiniteError
+from worker.federated.roles import target_suffixes
+
+
+def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -> Path:
+    """Writes an adapter as a folder that stock PEFT (and any LoRA server) loads.
+
+    Args:
+        model: a model with a TriLoRA adapter. The rank of the result is r, or R for `mask`.
+        folder: created if missing; gets `adapter_config.json` and `adapter_model.safetensors`.
+        adapter_name: which adapter.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InvalidConfigError: the adapter is not a TriLoRA adapter.
+        NonFiniteError: a factor holds NaN or infinity; nothing is written.
+    """
+    config = model.peft_config.get(adapter_name)
+    if not isinstance(config, TriLoraConfig):
+        raise InvalidConfigError(
+            f"Adapter {adapter_name!r} is {type(config).__name__}: export_lora takes a TriLoRA "
+            "adapter; save any other with model.save_pretrained(folder)."
+        )
+    base = model.get_base_model()
+    tensors: dict[str, torch.Tensor] = {}
+    layers = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, TriLoraLinear) and adapter_name in module.trilora_A
+    }
+    for name, layer in layers.items():
+        factor_a, factor_b = layer.lora_pair(adapter_name)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = factor_a.cpu().contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = factor_b.cpu().contiguous()
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise NonFiniteError(
+            f"'{broken[0]}' holds NaN or infinity, so the adapter was not written: train again "
+            "from an earlier round with a lower learning rate."
+        )
+    seat = next(iter(layers.values())).trilora_seat[adapter_name]
+    rank = seat.stack.geometry.factor_rank
+    alpha = config.lora_alpha * rank / config.r
+    first = next(iter(layers.values())).get_base_layer()
+    exported = LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=target_suffixes(
+            base, [layer.trilora_seat[adapter_name].module for layer in layers.values()]
+        ),
+        fan_in_fan_out=isinstance(first, Conv1D),
+        bias="none",
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    exported.save_pretrained(str(folder))
+    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    return folder
