@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -38,9 +38,7 @@ class Evaluation:
 
     accuracy: float  # share of right answers in [0, 1]
     num_examples: int
-    predictions: tuple[
-        str, ...
-    ]  # in the order of the examples: a label, or the generated text
+    predictions: tuple[str, ...]  # in the order of the examples: a label, or the generated text
 
 
 def evaluate(
@@ -80,14 +78,9 @@ def evaluate(
     with _evaluating(model):
         match task:
             case TaskKind.FILL_IN | TaskKind.PROGRAM:
-                predictions = _generate(
-                    model, tokenizer, task, asked, max_length, batch_size
-                )
+                predictions = _generate(model, tokenizer, task, asked, max_length, batch_size)
                 judge = _JUDGES[task]
-                right = [
-                    judge(text, row)
-                    for text, row in zip(predictions, asked, strict=True)
-                ]
+                right = [judge(text, row) for text, row in zip(predictions, asked, strict=True)]
             case TaskKind.CHOICE | TaskKind.CLASSIFICATION:
                 labels = _labels(task, asked, examples)
                 predictions = _most_likely(
@@ -95,9 +88,7 @@ def evaluate(
                 )
                 right = [
                     text == _gold_label(row, options)
-                    for text, row, options in zip(
-                        predictions, asked, labels, strict=True
-                    )
+                    for text, row, options in zip(predictions, asked, labels, strict=True)
                 ]
             case _:
                 assert_never(task)
@@ -149,7 +140,7 @@ _JUDGES: dict[TaskKind, Callable[[str, Example], bool]] = {
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(False)
     try:
         with torch.no_grad():
             yield
@@ -187,7 +178,7 @@ def _generate(
     batch_size: int,
 ) -> list[str]:
     answers = encode_texts(tokenizer, [example.answer for example in examples])
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max(map(len, answers)) + SPARE_ANSWER_TOKENS,
         do_sample=False,
         num_beams=1,
@@ -196,17 +187,16 @@ def _generate(
         eos_token_id=end_token_id(tokenizer),
     )
     prompts = encode_prompts(tokenizer, task, examples, max_length)
+    generator: Any = model  # transformers leaves `generate` untyped
     texts = [""] * len(prompts)
     for members in batches_by_length(prompts, batch_size):
         input_ids, attention_mask = pad_left(
             [prompts[member] for member in members], padding_id(tokenizer), model.device
         )
-        output = model.generate(
+        output = generator.generate(
             input_ids=input_ids, attention_mask=attention_mask, generation_config=config
         )
-        answered = tokenizer.batch_decode(
-            output[:, input_ids.shape[1] :], skip_special_tokens=True
-        )
+        answered = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
         for member, text in zip(members, answered, strict=True):
             texts[member] = text.strip()
     return texts
@@ -235,9 +225,7 @@ def _most_likely(
 
     # Labels that read the same share one row: with labels of one token, each prompt runs once.
     rows: list[list[int]] = []
-    judged: list[
-        tuple[int, list[str]]
-    ] = []  # per row: its example, and the labels scored on it
+    judged: list[tuple[int, list[str]]] = []  # per row: its example, and the labels scored on it
     prompts = encode_prompts(tokenizer, task, examples, max_length)
     for number, (prompt, options) in enumerate(zip(prompts, labels, strict=True)):
         for already_read, group in groupby(sorted(options, key=read), key=read):
@@ -249,15 +237,13 @@ def _most_likely(
         model, rows, keep, padding_id(tokenizer), batch_size
     ):
         for member, row in zip(members, log_probs, strict=True):
-            number, group = judged[member]
-            for label in group:
+            number, candidates = judged[member]
+            for label in candidates:
                 scores[number][label] = _log_likelihood(row, tokens[label])
     return [max(score, key=lambda label: (score[label], label)) for score in scores]
 
 
-def _label_tokens(
-    tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]
-) -> list[list[int]]:
+def _label_tokens(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) -> list[list[int]]:
     tokens = encode_texts(tokenizer, labels)
     if not all(tokens):
         raise InvalidConfigError(
@@ -283,9 +269,7 @@ def _log_prob_batches(
     float32: with a large vocabulary the logits of whole prompts would not fit in memory.
     """
     for members in batches_by_length(rows, batch_size):
-        input_ids, attention_mask = pad_left(
-            [rows[i] for i in members], pad_id, model.device
-        )
+        input_ids, attention_mask = pad_left([rows[i] for i in members], pad_id, model.device)
         logits = model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -32,23 +32,17 @@ def encode_examples(
     """Prompt, answer and end-of-sequence token of every example, in order.
 
     A prompt that leaves no room for its answer loses its beginning; an answer is never cut, since
-    half an answer teaches a wrong one.
+    half an answer teaches a wrong one. An answer that is empty, or does not fit with its end token
+    and one token of prompt, is an `InvalidConfigError`.
 
     Args:
         tokenizer: needs an `eos_token`; a `bos_token` is put first if the tokenizer does so itself.
         task: decides the prompt.
         examples: what to encode.
         max_length: most tokens per example, at least 8.
-
-    Raises:
-        InvalidConfigError: an answer is empty, or with its end token and one token of prompt is
-            longer than `max_length`.
-        UnsupportedModelError: the tokenizer has no `eos_token`.
     """
     start, end = sequence_start(tokenizer), [end_token_id(tokenizer)]
-    prompts = encode_texts(
-        tokenizer, [build_prompt(task, example) for example in examples]
-    )
+    prompts = encode_texts(tokenizer, [build_prompt(task, example) for example in examples])
     answers = encode_texts(tokenizer, [example.answer.strip() for example in examples])
     _require_learnable(examples, answers, max_length - len(start) - len(end) - 1)
     encoded = []
@@ -72,9 +66,7 @@ def encode_prompts(
 ) -> list[list[int]]:
     """The prompts alone, cut from the left to `max_length` tokens, start token included."""
     start = sequence_start(tokenizer)
-    prompts = encode_texts(
-        tokenizer, [build_prompt(task, example) for example in examples]
-    )
+    prompts = encode_texts(tokenizer, [build_prompt(task, example) for example in examples])
     return [start + prompt[-(max_length - len(start)) :] for prompt in prompts]
 
 
@@ -92,9 +84,7 @@ def collate(encoded: Sequence[EncodedExample], pad_id: int) -> dict[str, torch.T
 
     return {
         "input_ids": padded([example.input_ids for example in encoded], pad_id),
-        "attention_mask": padded(
-            [(1,) * len(example.input_ids) for example in encoded], 0
-        ),
+        "attention_mask": padded([(1,) * len(example.input_ids) for example in encoded], 0),
         "labels": padded([example.labels for example in encoded], IGNORED_LABEL),
     }
 
@@ -113,18 +103,14 @@ def pad_left(
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def batches_by_length(
-    rows: Sequence[Sequence[int]], batch_size: int
-) -> Iterator[list[int]]:
+def batches_by_length(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
     """Indices of `rows` in batches of about equal length, so that little is padded."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for first in range(0, len(order), batch_size):
         yield order[first : first + batch_size]
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[list[int]]:
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without any special token."""
     if not texts:
         return []
@@ -161,9 +147,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _require_learnable(
     examples: Sequence[Example], answers: Sequence[Sequence[int]], room: int
 ) -> None:
-    for number, (example, answer) in enumerate(
-        zip(examples, answers, strict=True), start=1
-    ):
+    for number, (example, answer) in enumerate(zip(examples, answers, strict=True), start=1):
         if not answer:
             raise InvalidConfigError(
                 f"Example {number} ({example.question[:60]!r}) has nothing to learn: its answer "
@@ -171,9 +155,7 @@ def _require_learnable(
             )
     longest = max((len(answer) for answer in answers), default=0)
     if longest > room:
-        number = next(
-            i for i, answer in enumerate(answers, start=1) if len(answer) > room
-        )
+        number = next(i for i, answer in enumerate(answers, start=1) if len(answer) > room)
         raise InvalidConfigError(
             f"Example {number} ({examples[number - 1].question[:60]!r}) has nothing to learn: its "
             f"answer of {len(answers[number - 1])} tokens does not fit max_length, which leaves "

@@ -32,10 +32,10 @@ class ProgramError(ValueError):
 
 
 def run_program(source: str) -> Number:
-    """Value of the last `answer = ...`, `print(...)` or bare expression of a program.
+    r"""Value of the last `answer = ...`, `print(...)` or bare expression of a program.
 
     Args:
-        source: for example `n0 = 12\\nanswer = n0 - 5\\nprint(answer)`.
+        source: for example `n0 = 12\nanswer = n0 - 5\nprint(answer)`.
 
     Raises:
         ProgramError: the text cannot be parsed, uses anything but arithmetic, exceeds a limit,
@@ -49,17 +49,13 @@ def run_program(source: str) -> Number:
                 names[name] = _evaluate(expression, names)
                 value = names[name] if name == "answer" else value
             case ast.Expr(
-                value=ast.Call(
-                    func=ast.Name(id="print"), args=[expression], keywords=[]
-                )
+                value=ast.Call(func=ast.Name(id="print"), args=[expression], keywords=[])
             ):
                 value = _evaluate(expression, names)
             case ast.Expr(value=expression):
                 value = _evaluate(expression, names)
             case _:
-                raise ProgramError(
-                    f"{type(statement).__name__} is not allowed in a program"
-                )
+                raise ProgramError(f"{type(statement).__name__} is not allowed in a program")
     if value is None:
         raise ProgramError("the program neither sets `answer` nor prints a value")
     return value
@@ -67,9 +63,7 @@ def run_program(source: str) -> Number:
 
 def _parse(source: str) -> ast.Module:
     if len(source) > MAX_SOURCE_CHARACTERS:
-        raise ProgramError(
-            f"the program is longer than {MAX_SOURCE_CHARACTERS} characters"
-        )
+        raise ProgramError(f"the program is longer than {MAX_SOURCE_CHARACTERS} characters")
     try:
         # A model's text may hold oddities that Python warns about; they are not our caller's.
         with warnings.catch_warnings():
@@ -84,9 +78,7 @@ def _parse(source: str) -> ast.Module:
 
 def _evaluate(node: ast.expr, names: dict[str, Number]) -> Number:
     match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(
-            value, bool
-        ):
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return _bounded(value)
         case ast.Name(id=name):
             if name not in names:
@@ -99,9 +91,7 @@ def _evaluate(node: ast.expr, names: dict[str, Number]) -> Number:
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             return _power(_evaluate(left, names), _evaluate(right, names))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return _combine(
-                _BINARY[type(op)], _evaluate(left, names), _evaluate(right, names)
-            )
+            return _combine(_BINARY[type(op)], _evaluate(left, names), _evaluate(right, names))
         case _:
             raise ProgramError(f"{type(node).__name__} is not allowed in a program")
 
@@ -114,9 +104,7 @@ def _power(base: Number, exponent: Number) -> Number:
     return _combine(operator.pow, base, exponent)
 
 
-def _combine(
-    function: Callable[[Number, Number], Number], left: Number, right: Number
-) -> Number:
+def _combine(function: Callable[[Number, Number], Number], left: Number, right: Number) -> Number:
     try:
         return _bounded(function(left, right))
     except (ZeroDivisionError, OverflowError) as error:

@@ -4,25 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 
+from backend.contracts.answers import parse_number
 from backend.contracts.datasets import Example
 from worker.federated.errors import InvalidConfigError
 from worker.federated.tasks.programs import ProgramError, run_program
 
 RELATIVE_TOLERANCE = 1e-4
 """Numbers this close count as equal: answers are often rounded, programs use floats."""
-
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
-_FINAL_MARKER = re.compile(r"answer is", re.IGNORECASE)
-
-
-def parse_number(text: str) -> float | None:
-    """First number after "answer is" if the text says so, else its first number, if any.
-
-    Thousands may be separated by commas: "The answer is $1,250.0" gives 1250.0.
-    """
-    marker = _FINAL_MARKER.search(text)
-    found = _NUMBER.search(text, marker.end() if marker else 0)
-    return float(found.group().replace(",", "")) if found else None
 
 
 def same_number(left: float, right: float) -> bool:
