@@ -1,0 +1,80 @@
+"""Child processes: started with a log file, stopped for certain, gone when this process is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start and stop one program.
+
+    Args:
+        name: for messages and for the name of the log file.
+        argv: program and arguments; never passed through a shell.
+        log_path: stdout and stderr are appended here.
+        environment: the whole environment of the program.
+        stop_signal: asks the program to end in good order.
+        death_signal: what the kernel sends when this process ends without stopping it (Linux).
+        patience_seconds: how long a stop may take before the program is killed.
+    """
+
+    name: str
+    argv: Sequence[str]
+    log_path: Path
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    patience_seconds: float = 10.0
+
+
+class ChildProcess:
+    """A running program.
+
+    Start it from a thread that lives as long as the program should: the kernel ties a child to the
+    thread that made it.
+    """
+
+    def __init__(self, command: Command):
+        self.command = command
+        command.log_path.parent.mkdir(parents=True, exist_ok=True)
+        launcher = [sys.executable, "-m", "backend.launcher"]
+        bond = [str(os.getpid()), str(int(command.death_signal))]
+        with command.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 (argv is ours, no shell)
+                [*launcher, *bond, *command.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(command.environment),
+                # Ctrl-C in the terminal reaches the parent only, which stops children in order.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id; also of the program, since the launcher becomes it."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """How the program ended, or None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ends the program and returns when it is gone."""
+        if self._process.poll() is None:
+            self._process.send_signal(self.command.stop_signal)
+        try:
+            self._process.wait(self.command.patience_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def last_log_line(self) -> str:
+        """The last line the program wrote, for a message about its end."""
+        lines = self.command.log_path.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "it wrote nothing"
