@@ -1,0 +1,86 @@
+"""What a blob is, what stores blobs, and what can go wrong with them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from backend.errors import PlatformError, RetryableJobError
+
+Content = bytes | BinaryIO | Iterable[bytes]
+"""Bytes to store: all at once, an open binary file, or chunks."""
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """Stored bytes by their content: equal bytes have equal references.
+
+    Attributes:
+        sha256: 64 lower-case hexadecimal digits; the name of the blob.
+        size_bytes: length of the content.
+        media_type: what the bytes are, such as `application/zip`.
+    """
+
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+class BlobMissingError(PlatformError):
+    """A blob that the database knows is not in the store."""
+
+    status = 500
+    code = "blob_missing"
+
+
+class BlobCorruptedError(PlatformError):
+    """The stored bytes are not those that were put."""
+
+    status = 500
+    code = "blob_corrupted"
+
+
+class BlobStoreUnavailableError(PlatformError, RetryableJobError):
+    """The store cannot be reached, is full, or refuses us; trying again later may help."""
+
+    status = 503
+    code = "blob_store_unavailable"
+
+
+class BlobStore(Protocol):
+    """Bytes named by their SHA-256. Every method may raise `BlobStoreUnavailableError`."""
+
+    def put(self, content: Content, media_type: str) -> BlobRef:
+        """Stores bytes; nobody ever sees a part of them, and storing them twice is harmless.
+
+        Memory stays bounded (8 MiB) whatever the size of a streamed content.
+        """
+        ...
+
+    def open(self, sha256: str) -> Iterator[bytes]:
+        """The content in chunks of about 1 MiB.
+
+        The last chunk comes only after the hash of everything is verified, so a reader that
+        finished has the right bytes, and a reader of corrupted bytes notices a short content.
+
+        Raises:
+            BlobMissingError: at once, when there is no such blob.
+            BlobCorruptedError: while iterating, before the last chunk.
+        """
+        ...
+
+    def read(self, sha256: str) -> bytes:
+        """The whole verified content.
+
+        Raises:
+            BlobMissingError: there is no such blob.
+            BlobCorruptedError: the bytes do not have this hash.
+        """
+        ...
+
+    def exists(self, sha256: str) -> bool:
+        """True when the store holds this blob; the bytes are not read."""
+        ...
+
+    def delete(self, sha256: str) -> None:
+        """Removes a blob; one that is not there is no error."""
+        ...

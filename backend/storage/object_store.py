@@ -1,0 +1,156 @@
+"""Blobs in a folder or in an S3 bucket, through obstore."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import ObjectStore, from_url
+
+from backend.storage.blobs import (
+    BlobCorruptedError,
+    BlobMissingError,
+    BlobRef,
+    BlobStore,
+    BlobStoreUnavailableError,
+    Content,
+)
+
+CHUNK_BYTES = 2**20
+MEMORY_BYTES = 8 * 2**20  # a streamed content above this waits on disk until its hash is known
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ObjectBlobStore:
+    """A `BlobStore` over any obstore; the object of hash `abcd...` is `ab/cd...`.
+
+    A streamed content is first spooled into an unnamed temporary file, because its name is known
+    only at its end. The upload itself is atomic: obstore writes to a staging name and renames, or
+    completes a multipart upload. Unnamed files vanish with their process, however it ends.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def put(self, content: Content, media_type: str) -> BlobRef:
+        """See `BlobStore.put`."""
+        if isinstance(content, bytes):
+            sha256 = hashlib.sha256(content).hexdigest()
+            with _store_errors(sha256):
+                self._store.put(_path(sha256), content)
+            return BlobRef(sha256, len(content), media_type)
+        digest, size_bytes = hashlib.sha256(), 0
+        with SpooledTemporaryFile(max_size=MEMORY_BYTES) as spool:
+            for chunk in _chunks(content):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+                spool.write(chunk)
+            spool.seek(0)
+            with _store_errors(digest.hexdigest()):
+                self._store.put(_path(digest.hexdigest()), spool)
+        return BlobRef(digest.hexdigest(), size_bytes, media_type)
+
+    def open(self, sha256: str) -> Iterator[bytes]:
+        """See `BlobStore.open`."""
+        with _store_errors(sha256):
+            stream = self._store.get(_path(sha256)).stream(min_chunk_size=CHUNK_BYTES)
+        return _verified(iter(stream), sha256)
+
+    def read(self, sha256: str) -> bytes:
+        """See `BlobStore.read`."""
+        return b"".join(self.open(sha256))
+
+    def exists(self, sha256: str) -> bool:
+        """See `BlobStore.exists`."""
+        try:
+            with _store_errors(sha256):
+                self._store.head(_path(sha256))
+        except BlobMissingError:
+            return False
+        return True
+
+    def delete(self, sha256: str) -> None:
+        """See `BlobStore.delete`."""
+        if self.exists(sha256):
+            with _store_errors(sha256):
+                self._store.delete(_path(sha256))
+
+
+def open_blob_store(url: str) -> BlobStore:
+    """The blob store at a URL.
+
+    Args:
+        url: `file:///folder`, which is made where missing, or `s3://bucket/prefix`; the
+            credentials, endpoint and region of S3 come from the customary `AWS_*` variables.
+
+    Raises:
+        ValueError: another kind of URL.
+        BlobStoreUnavailableError: the folder cannot be made or the credentials are incomplete.
+    """
+    scheme = url.partition("://")[0]
+    options: dict[str, Any] = {"file": {"mkdir": True}, "s3": {}}.get(scheme, {})
+    if scheme not in {"file", "s3"}:
+        raise ValueError(f"BLOB_URL is {url!r}: use file:///folder or s3://bucket/prefix")
+    try:
+        return ObjectBlobStore(from_url(url, **options))
+    except (BaseError, OSError) as error:
+        raise BlobStoreUnavailableError(
+            f"The blob store {url!r} cannot be opened: {_first_line(error)}. Check BLOB_URL and, "
+            "for S3, the AWS_* variables."
+        ) from error
+
+
+def _path(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal digits")
+    return f"{sha256[:2]}/{sha256[2:]}"
+
+
+def _chunks(content: Iterable[bytes]) -> Iterator[bytes]:
+    if isinstance(content, io.IOBase):  # iterating a file would give lines
+        return iter(lambda: content.read(CHUNK_BYTES), b"")
+    return iter(content)
+
+
+def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:
+    digest, held_back = hashlib.sha256(), b""
+    while True:
+        with _store_errors(sha256):
+            chunk = next(chunks, None)
+        if chunk is None:
+            break
+        if held_back:
+            yield held_back
+        held_back = bytes(chunk)
+        digest.update(held_back)
+    if digest.hexdigest() != sha256:
+        raise BlobCorruptedError(
+            f"The stored bytes of blob {sha256} have the SHA-256 {digest.hexdigest()}: the file "
+            "was changed or damaged after it was stored. Restore it from a backup."
+        )
+    yield held_back
+
+
+@contextmanager
+def _store_errors(sha256: str) -> Iterator[None]:
+    """Gives the errors of all kinds of stores our own names."""
+    try:
+        yield
+    except (FileNotFoundError, NotFoundError) as error:
+        raise BlobMissingError(
+            f"Blob {sha256} is not in the blob store. Check that BLOB_URL is the same for every "
+            "program, or restore the blob from a backup."
+        ) from error
+    except (BaseError, OSError) as error:
+        raise BlobStoreUnavailableError(
+            f"The blob store failed at blob {sha256}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """obstore appends pages of debugging output, which may name buckets and requests."""
+    return str(error).partition("\n")[0]
