@@ -70,3 +70,7 @@ class InvalidError(PlatformError):
 
     status = 422
     code = "invalid"
+
+
+class RetryableJobError(Exception):
+    """A background job met something that passes by itself; it will be done again."""

@@ -225,7 +225,15 @@ def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[
     )
     reason = f"no sign of life from attempt {fence}"
     _end_attempt(session, lost, AttemptOutcome.EXPIRED, error=reason)
-    if fence >= max_attempts:
+    num_lost = session.scalar(
+        select(func.count())
+        .select_from(Attempt)
+        .where(
+            Attempt.client_update_id == client_update_id,
+            Attempt.outcome == AttemptOutcome.EXPIRED,
+        )
+    )
+    if num_lost is not None and num_lost >= max_attempts:
         change_update(
             session, client_update_id, UpdateStatus.FAILED, only_fence=fence, error=reason
         )
@@ -233,23 +241,36 @@ def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[
         fail_run(
             session,
             round_.run_id,
-            f"{client.name} gave no sign of life in {fence} attempts at round "
+            f"{client.name} gave no sign of life in {num_lost} attempts at round "
             f"{round_.round_number}. Look at the worker's log, then start a new run.",
         )
         return []
-    change_update(
-        session,
-        client_update_id,
-        UpdateStatus.PENDING,
-        only_fence=fence,
-        stage=None,
-        enqueued_at=func.now(),
-        lease_expires_at=None,
-    )
+    _wait_again(session, lost)
     _record_failed_attempt(session, lost, EventKind.ATTEMPT_EXPIRED, reason + "; trying again")
     if client.execution is Execution.REMOTE:
         return []  # its agent asks for work by itself
     return [RunClientUpdate(client_update_id=client_update_id)]
+
+
+def release(session: Session, claim: Claim) -> list[Job]:
+    """Gives an update back because the worker was told to stop; gives the job of the next try."""
+    lock_run(session, claim.run_id)
+    if not _wait_again(session, claim):
+        return []
+    _end_attempt(session, claim, AttemptOutcome.RELEASED)
+    return [RunClientUpdate(client_update_id=claim.client_update_id)]
+
+
+def _wait_again(session: Session, claim: Claim) -> bool:
+    return change_update(
+        session,
+        claim.client_update_id,
+        UpdateStatus.PENDING,
+        only_fence=claim.fence,
+        stage=None,
+        enqueued_at=func.now(),
+        lease_expires_at=None,
+    )
 
 
 def _attempt_of(claim: Claim) -> tuple[Any, Any]:

@@ -76,7 +76,7 @@ class AttemptOutcome(StrEnum):
     ACCEPTED = "accepted"
     FAILED = "failed"
     EXPIRED = "expired"  # its lease ran out: the worker is gone or stuck
-    SUPERSEDED = "superseded"  # a newer attempt holds the fencing number
+    RELEASED = "released"  # its worker was told to stop and gave it back
     CANCELLED = "cancelled"
 
 
