@@ -13,6 +13,7 @@ from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_metrics
 from backend.leases import Claim, Result
+from backend.storage.blobs import BlobStoreUnavailableError
 from worker.federated.errors import FederatedError
 from worker.federated.types import Progress
 from worker.platform import Platform
@@ -20,7 +21,7 @@ from worker.platform import Platform
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 1.0
-TRANSIENT_ERRORS = (OperationalError, RetryableJobError)
+TRANSIENT_ERRORS = (OperationalError, BlobStoreUnavailableError, RetryableJobError)
 
 
 class LeaseLostError(Exception):

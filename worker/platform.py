@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from backend.db.session import SessionFactory, create_database_engine, create_session_factory
 from backend.settings import Settings, get_settings
-from backend.storage import BlobStore, open_blob_store
+from backend.storage.blobs import BlobStore
+from backend.storage.object_store import open_blob_store
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +39,7 @@ from backend.leases import Claim, Result
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
-from worker.devices import training_device
+from worker.devices import training_device, weights_dtype
 from worker.federated import types
 from worker.federated.base_models import inspect_base_model, load_base_model
 from worker.federated.errors import FederatedError
@@ -216,9 +217,18 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
     if row.dataset is None:
         raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
     device = training_device()
-    model, tokenizer = load_base_model(BaseModelRef.model_validate(row.base_model), device=device)
-    data = load_dataset(_DATASET.validate_python(row.dataset), row.task, platform.store.open)
-    private = artifacts.load_tensors(platform, private_sha256) if private_sha256 else None
+    training = TrainingConfig.model_validate(run.training)
+    model, tokenizer = load_base_model(
+        BaseModelRef.model_validate(row.base_model),
+        device=device,
+        dtype=weights_dtype(training.precision, device),
+    )
+    data = load_dataset(
+        _DATASET.validate_python(row.dataset),
+        row.task,
+        partial(artifacts.open_dataset, platform),
+    )
+    private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
     return _Work(
         strategy=build_strategy(_PARAMS.validate_python(run.strategy)),
         plan=artifacts.load_plan(platform, plan_sha256),
@@ -227,7 +237,7 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
             model=model,
             tokenizer=tokenizer,
             data=data,
-            training=TrainingConfig.model_validate(run.training),
+            training=training,
             private=private,
             on_progress=attempt.report,
         ),
@@ -239,7 +249,7 @@ def _train(platform: Platform, work: _Work) -> Result:
     return Result(
         metrics=update.metrics,
         shared_sha256=artifacts.save_update(platform, update),
-        private_sha256=artifacts.save_tensors(platform, update.private),
+        private_sha256=artifacts.save_private(platform, update.private),
     )
 
 

@@ -1,0 +1,98 @@
+"""Values of the core as blobs: encoded by `worker.federated.wire`, stored by their hash.
+
+Bytes go to the store first and their row second, so a row that is seen always has its bytes; a
+crash in between leaves an unreferenced blob and nothing else.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from backend.storage.records import add_blob_row
+from worker.federated import wire
+from worker.federated.errors import InvalidUpdateError
+from worker.federated.types import ClientPlan, ClientSpec, ClientUpdate, ServerState, Tensors
+from worker.platform import Platform
+
+TENSORS = "application/vnd.safetensors"
+ARCHIVE = "application/zip"
+
+
+def save_state(platform: Platform, state: ServerState) -> str:
+    """Stores a server state; gives the blob's SHA-256, as all `save_*` do."""
+    return _save(platform, wire.encode_state(state), TENSORS)
+
+
+def load_state(platform: Platform, sha256: str) -> ServerState:
+    """A stored server state."""
+    return wire.decode_state(platform.store.read(sha256))
+
+
+def save_plan(platform: Platform, plan: ClientPlan) -> str:
+    """Stores what a client receives in a round."""
+    return _save(platform, wire.encode_plan(plan), TENSORS)
+
+
+def load_plan(platform: Platform, sha256: str) -> ClientPlan:
+    """A stored plan."""
+    return wire.decode_plan(platform.store.read(sha256))
+
+
+def save_update(platform: Platform, update: ClientUpdate) -> str:
+    """Stores the shared half of an update: all that leaves the client."""
+    return _save(platform, wire.encode_update(update), TENSORS)
+
+
+def load_update(
+    platform: Platform, sha256: str, spec: ClientSpec, round_number: int
+) -> ClientUpdate:
+    """A stored update, checked to be this client's and of this round.
+
+    Raises:
+        InvalidUpdateError: it is somebody else's, or of another round.
+    """
+    update = wire.decode_update(platform.store.read(sha256))
+    if (update.client_id, update.round_number) != (spec.client_id, round_number):
+        raise InvalidUpdateError(
+            f"The update stored for {spec.name} in round {round_number} is of client "
+            f"{update.client_id!r} in round {update.round_number}. Start a new run."
+        )
+    return update
+
+
+def save_private(platform: Platform, private: Tensors) -> str:
+    """Stores what a managed client keeps for itself; no strategy's aggregation reads it."""
+    return _save(platform, wire.encode_private(private), TENSORS)
+
+
+def load_private(platform: Platform, sha256: str) -> Tensors:
+    """What a managed client kept."""
+    return wire.decode_private(platform.store.read(sha256))
+
+
+def save_adapter(platform: Platform, folder: Path) -> str:
+    """Stores the files of an adapter folder as one archive; equal files give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # a fixed date, 1980
+            archive.writestr(entry, path.read_bytes())
+    return _save(platform, buffer.getvalue(), ARCHIVE)
+
+
+@contextmanager
+def open_dataset(platform: Platform, sha256: str) -> Iterator[BinaryIO]:
+    """An uploaded data set as a binary file."""
+    with io.BytesIO(platform.store.read(sha256)) as stream:
+        yield stream
+
+
+def _save(platform: Platform, data: bytes, media_type: str) -> str:
+    ref = platform.store.put(data, media_type)
+    with platform.session_factory() as session:
+        add_blob_row(session, ref)
+        session.commit()
+    return ref.sha256
