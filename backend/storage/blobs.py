@@ -1,6 +1,6 @@
 """What a blob is, what stores blobs, and what can go wrong with them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -56,15 +56,15 @@ class BlobStore(Protocol):
         """
         ...
 
-    def open(self, sha256: str) -> Iterator[bytes]:
-        """The content in chunks of about 1 MiB.
+    def open(self, sha256: str) -> BinaryIO:
+        """The content as a stream to read once; also a context manager.
 
-        The last chunk comes only after the hash of everything is verified, so a reader that
+        The last MiB comes only after the hash of everything is verified, so a reader that
         finished has the right bytes, and a reader of corrupted bytes notices a short content.
 
         Raises:
             BlobMissingError: at once, when there is no such blob.
-            BlobCorruptedError: while iterating, before the last chunk.
+            BlobCorruptedError: while reading, at once for small blobs.
         """
         ...
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import ObjectStore, from_url
@@ -19,6 +19,9 @@ from backend.storage.blobs import (
     BlobStoreUnavailableError,
     Content,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 2**20
 MEMORY_BYTES = 8 * 2**20  # a streamed content above this waits on disk until its hash is known
@@ -54,15 +57,16 @@ class ObjectBlobStore:
                 self._store.put(_path(digest.hexdigest()), spool)
         return BlobRef(digest.hexdigest(), size_bytes, media_type)
 
-    def open(self, sha256: str) -> Iterator[bytes]:
+    def open(self, sha256: str) -> BinaryIO:
         """See `BlobStore.open`."""
         with _store_errors(sha256):
             stream = self._store.get(_path(sha256)).stream(min_chunk_size=CHUNK_BYTES)
-        return _verified(iter(stream), sha256)
+        return cast(BinaryIO, io.BufferedReader(_VerifiedReader(iter(stream), sha256), CHUNK_BYTES))
 
     def read(self, sha256: str) -> bytes:
         """See `BlobStore.read`."""
-        return b"".join(self.open(sha256))
+        with self.open(sha256) as stream:
+            return stream.read()
 
     def exists(self, sha256: str) -> bool:
         """See `BlobStore.exists`."""
@@ -78,6 +82,47 @@ class ObjectBlobStore:
         if self.exists(sha256):
             with _store_errors(sha256):
                 self._store.delete(_path(sha256))
+
+
+class _VerifiedReader(io.RawIOBase):
+    """Reads one chunk ahead, so that the last chunk leaves only when the hash is right."""
+
+    def __init__(self, chunks: Iterator[bytes], sha256: str) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._sha256 = sha256
+        self._digest = hashlib.sha256()
+        self._ready = memoryview(b"")
+        self._ahead: bytes | None = self._fetch()
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fills the buffer as far as the current chunk goes; 0 at the verified end."""
+        if not self._ready and self._ahead is not None:
+            ready, self._ahead = self._ahead, self._fetch()
+            self._ready = memoryview(ready)
+        target = memoryview(buffer).cast("B")
+        size = min(len(target), len(self._ready))
+        target[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def _fetch(self) -> bytes | None:
+        with _store_errors(self._sha256):
+            chunk = next(self._chunks, None)
+        if chunk is not None:
+            self._digest.update(chunk)
+            return bytes(chunk)
+        if self._digest.hexdigest() != self._sha256:
+            raise BlobCorruptedError(
+                f"The stored bytes of blob {self._sha256} have the SHA-256 "
+                f"{self._digest.hexdigest()}: the file was changed or damaged after it was "
+                "stored. Restore it from a backup."
+            )
+        return None
 
 
 def open_blob_store(url: str) -> BlobStore:
@@ -116,25 +161,6 @@ def _chunks(content: Iterable[bytes]) -> Iterator[bytes]:
     return iter(content)
 
 
-def _verified(chunks: Iterator[bytes], sha256: str) -> Iterator[bytes]:
-    digest, held_back = hashlib.sha256(), b""
-    while True:
-        with _store_errors(sha256):
-            chunk = next(chunks, None)
-        if chunk is None:
-            break
-        if held_back:
-            yield held_back
-        held_back = bytes(chunk)
-        digest.update(held_back)
-    if digest.hexdigest() != sha256:
-        raise BlobCorruptedError(
-            f"The stored bytes of blob {sha256} have the SHA-256 {digest.hexdigest()}: the file "
-            "was changed or damaged after it was stored. Restore it from a backup."
-        )
-    yield held_back
-
-
 @contextmanager
 def _store_errors(sha256: str) -> Iterator[None]:
     """Gives the errors of all kinds of stores our own names."""
@@ -152,5 +178,5 @@ def _store_errors(sha256: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """obstore appends pages of debugging output, which may name buckets and requests."""
+    """Obstore appends pages of debugging output, which may name buckets and requests."""
     return str(error).partition("\n")[0]
