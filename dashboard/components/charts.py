@@ -1,0 +1,334 @@
+"""Charts as pure functions: values in, a figure out. Colours are those of `client_styles`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboard.components.formatting import byte_unit
+from dashboard.components.live_history import ByRound, running_total
+
+# Mid tones that keep a contrast of 3:1 or more on the light and on the dark background.
+PALETTE = (
+    "#3b6fd8",
+    "#d9661f",
+    "#1f9d6b",
+    "#b44fc4",
+    "#c29211",
+    "#d8436b",
+    "#1a97b8",
+    "#7d6b5d",
+    "#7457d9",
+    "#6f9426",
+)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+GREY = "#8a90a0"
+HEIGHT = 360
+FEW_CLIENTS = 12  # more than this: thinner lines, and the mean on top
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStyle:
+    """How one client is drawn in every chart of a page."""
+
+    name: str
+    colour: str
+    dash: str
+
+
+def client_styles(names: Mapping[UUID, str]) -> dict[UUID, ClientStyle]:
+    """A colour and a dash per client, 50 different ones, fixed by the order of names."""
+    ordered = sorted(names.items(), key=lambda item: (item[1].lower(), str(item[0])))
+    return {
+        client: ClientStyle(
+            name, PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]
+        )
+        for i, (client, name) in enumerate(ordered)
+    }
+
+
+def accuracy_figure(
+    styles: Mapping[UUID, ClientStyle],
+    num_rounds: int,
+    before: Mapping[UUID, ByRound],
+    after: Mapping[UUID, ByRound],
+    delivered: Mapping[UUID, float],
+    baseline_mean: float | None,
+) -> go.Figure:
+    """Test accuracy over rounds.
+
+    Lines: after training in a round. Thin lines: right after loading what was received, before
+    training. Stars behind the last round: the delivered adapter. Shares in [0, 1] become %.
+    """
+    figure = go.Figure()
+    many = len(styles) > FEW_CLIENTS
+    for client, style in styles.items():
+        _add_line(figure, style, after.get(client, {}), width=1.2 if many else 2.5, scale=100)
+        _add_line(
+            figure, style, before.get(client, {}), width=1, scale=100, opacity=0.55, legend=False
+        )
+        if client in delivered:
+            figure.add_scatter(
+                x=[num_rounds + 1],
+                y=[100 * delivered[client]],
+                name=style.name,
+                legendgroup=style.name,
+                showlegend=False,
+                mode="markers",
+                marker={"symbol": "star", "size": 13, "color": style.colour},
+                hovertemplate="delivered: %{y:.1f} %",
+            )
+    if many:
+        _add_mean(figure, after)
+    if baseline_mean is not None:
+        figure.add_hline(
+            y=100 * baseline_mean,
+            line={"dash": "dash", "color": GREY, "width": 1.5},
+            annotation_text=f"local only, mean {100 * baseline_mean:.1f} %",
+            annotation_position="bottom left",
+            annotation_font_color=GREY,
+        )
+    _finish(figure, "Round", "Test accuracy (%)")
+    ticks = _round_ticks(num_rounds)
+    figure.update_xaxes(
+        range=[0.5, num_rounds + 1.5],
+        tickvals=[*ticks, num_rounds + 1],
+        ticktext=[*map(str, ticks), "delivered"],
+    )
+    return figure
+
+
+def loss_figure(
+    styles: Mapping[UUID, ClientStyle], losses: Mapping[UUID, list[tuple[int, float]]]
+) -> go.Figure:
+    """Training loss over optimizer steps since the start of the run."""
+    figure = go.Figure()
+    for client, style in styles.items():
+        line = losses.get(client, [])
+        if line:
+            figure.add_scatter(
+                x=[step for step, _ in line],
+                y=[value for _, value in line],
+                name=style.name,
+                mode="lines",
+                line={"color": style.colour, "dash": style.dash, "width": 1.5},
+                hovertemplate="%{y:.3f}",
+            )
+    return _finish(figure, "Optimizer step since the start", "Training loss (nats per token)")
+
+
+def sparsity_figure(
+    styles: Mapping[UUID, ClientStyle], num_rounds: int, sparsity: Mapping[UUID, ByRound]
+) -> go.Figure:
+    """Realised share of zeros in the shared matrices, per client and round."""
+    figure = go.Figure()
+    for client, style in styles.items():
+        _add_line(figure, style, sparsity.get(client, {}), width=2, scale=100)
+    _finish(figure, "Round", "Zeros in the shared matrices (%)")
+    figure.update_yaxes(range=[-3, 103])
+    figure.update_xaxes(range=[0.5, num_rounds + 0.5], tickvals=_round_ticks(num_rounds))
+    return figure
+
+
+def traffic_figure(
+    styles: Mapping[UUID, ClientStyle], up: Mapping[UUID, ByRound], down: Mapping[UUID, ByRound]
+) -> go.Figure:
+    """Payload per round, stacked over clients: sent on the left, received on the right."""
+    unit, size = byte_unit(max([*_totals(up).values(), *_totals(down).values()], default=0))
+    figure = make_subplots(
+        cols=2, shared_yaxes=True, horizontal_spacing=0.04,
+        subplot_titles=("Sent by clients (up)", "Received by clients (down)"),
+    )  # fmt: skip
+    for column, values in ((1, up), (2, down)):
+        for client, style in styles.items():
+            rounds = values.get(client, {})
+            if rounds:
+                figure.add_bar(
+                    x=sorted(rounds),
+                    y=[rounds[number] / size for number in sorted(rounds)],
+                    name=style.name,
+                    legendgroup=style.name,
+                    showlegend=column == 1,
+                    marker={"color": style.colour, "line": {"width": 0}},
+                    hovertemplate=f"%{{y:.2f}} {unit}",
+                    row=1,
+                    col=column,
+                )
+    _finish(figure, "Round", "")
+    figure.update_yaxes(title_text=f"Payload per round ({unit})", col=1)
+    figure.update_xaxes(tickvals=_round_ticks(max([*_totals(up), *_totals(down)], default=1)))
+    figure.update_layout(barmode="stack", bargap=0.25, margin_t=36)
+    return figure
+
+
+def cumulative_traffic_figure(up: ByRound, down: ByRound, lora: ByRound) -> go.Figure:
+    """Payload of all clients since the start, beside what sending LoRA A and B up would cost."""
+    lines = (
+        ("Sent (up)", running_total(up), PALETTE[0], "solid"),
+        ("Received (down)", running_total(down), PALETTE[2], "solid"),
+        ("Reference: sending LoRA A + B up", running_total(lora), GREY, "dash"),
+    )
+    unit, size = byte_unit(max((max(line.values()) for _, line, _, _ in lines if line), default=0))
+    figure = go.Figure()
+    for name, line, colour, dash in lines:
+        if line:
+            figure.add_scatter(
+                x=list(line),
+                y=[value / size for value in line.values()],
+                name=name,
+                mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 2.5},
+                hovertemplate=f"%{{y:.2f}} {unit}",
+            )
+    _finish(figure, "Round", f"Payload since the start ({unit})")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_xaxes(tickvals=_round_ticks(max([*up, *down, *lora], default=1)))
+    return figure
+
+
+def gain_figure(
+    styles: Mapping[UUID, ClientStyle],
+    accuracy: Mapping[UUID, float],
+    baseline: Mapping[UUID, float],
+) -> go.Figure:
+    """Each client's accuracy minus its own local-only baseline, in percentage points."""
+    shown = [client for client in styles if client in accuracy and client in baseline]
+    gains = [100 * (accuracy[client] - baseline[client]) for client in shown]
+    figure = go.Figure(
+        go.Bar(
+            x=gains,
+            y=[styles[client].name for client in shown],
+            orientation="h",
+            marker_color=["#1f9d6b" if gain >= 0 else "#d8436b" for gain in gains],
+            text=[f"{gain:+.1f}" for gain in gains],
+            textposition="auto",
+            customdata=[[100 * accuracy[c], 100 * baseline[c]] for c in shown],
+            hovertemplate="this run %{customdata[0]:.1f} %, local only %{customdata[1]:.1f} %"
+            "<extra></extra>",
+        )
+    )
+    _finish(figure, "Difference to local only (percentage points)", "")
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(hovermode="closest", height=max(220, 60 + 30 * len(shown)))
+    return figure
+
+
+def comparison_figure(runs: Iterable[tuple[str, Mapping[str, float]]]) -> go.Figure:
+    """Delivered accuracy per client, one group of bars per client and one bar per run.
+
+    Args:
+        runs: label of each run, and its accuracy in [0, 1] by client name.
+    """
+    figure = go.Figure()
+    for i, (label, accuracy) in enumerate(runs):
+        names = sorted(accuracy, key=str.lower)
+        figure.add_bar(
+            x=names,
+            y=[100 * accuracy[name] for name in names],
+            name=label,
+            marker={"color": PALETTE[i % len(PALETTE)], "line": {"width": 0}},
+            hovertemplate="%{y:.1f} %",
+        )
+    _finish(figure, "", "Delivered test accuracy (%)")
+    figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.06)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def layer_map_figure(
+    styles: Mapping[UUID, ClientStyle], layers: Mapping[UUID, list[float]], num_slots: int
+) -> go.Figure:
+    """Where each client's layers stand among the common slots when a run starts."""
+    figure = go.Figure()
+    for client, style in styles.items():
+        figure.add_scatter(
+            x=layers[client],
+            y=[style.name] * len(layers[client]),
+            mode="markers+lines",
+            marker={"color": style.colour, "size": 11},
+            line={"color": style.colour, "width": 1},
+            customdata=list(range(1, len(layers[client]) + 1)),
+            hovertemplate="layer %{customdata} at slot %{x:.2f}<extra></extra>",
+        )
+    _finish(figure, "Common slot", "")
+    figure.update_xaxes(range=[0.5, num_slots + 0.5], tickvals=_round_ticks(num_slots))
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(
+        showlegend=False, hovermode="closest", height=max(180, 90 + 28 * len(styles))
+    )
+    return figure
+
+
+def _add_line(
+    figure: go.Figure,
+    style: ClientStyle,
+    values: ByRound,
+    *,
+    width: float,
+    scale: float,
+    opacity: float = 1.0,
+    legend: bool = True,
+) -> None:
+    if not values:
+        return
+    rounds = sorted(values)
+    figure.add_scatter(
+        x=rounds,
+        y=[scale * values[number] for number in rounds],
+        name=style.name,
+        legendgroup=style.name,
+        showlegend=legend,
+        mode="lines+markers",
+        opacity=opacity,
+        line={"color": style.colour, "dash": style.dash if legend else "dot", "width": width},
+        marker={"size": 6 if legend else 4},
+        hovertemplate="%{y:.1f} %" if legend else "before training: %{y:.1f} %",
+    )
+
+
+def _add_mean(figure: go.Figure, values: Mapping[UUID, ByRound]) -> None:
+    """The mean over the clients that have a value, per round."""
+    rounds = sorted({number for line in values.values() for number in line})
+    means = []
+    for number in rounds:
+        known = [line[number] for line in values.values() if number in line]
+        means.append(100 * sum(known) / len(known))
+    figure.add_scatter(
+        x=rounds,
+        y=means,
+        name="mean of clients",
+        mode="lines+markers",
+        line={"color": GREY, "width": 4},
+        hovertemplate="%{y:.1f} %",
+    )
+
+
+def _totals(values: Mapping[UUID, ByRound]) -> ByRound:
+    totals: ByRound = {}
+    for line in values.values():
+        for number, value in line.items():
+            totals[number] = totals.get(number, 0.0) + value
+    return totals
+
+
+def _round_ticks(last: int) -> list[int]:
+    """At most about 15 whole numbers from 1 to `last`."""
+    return list(range(1, last + 1, max(1, -(-last // 15))))
+
+
+def _finish(figure: go.Figure, x_title: str, y_title: str) -> go.Figure:
+    """What all charts share; a constant `uirevision` keeps zoom and hidden lines at a refresh."""
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 8, "r": 8, "t": 20, "b": 8},
+        hovermode="x unified" if len(figure.data) <= 2 * FEW_CLIENTS else "closest",
+        hoverlabel={"namelength": 40},
+        legend={"title_text": "", "font_size": 12, "tracegroupgap": 2},
+        uirevision="keep",
+    )
+    figure.update_xaxes(title_text=x_title)
+    figure.update_yaxes(title_text=y_title)
+    return figure

@@ -1,0 +1,129 @@
+"""Forms about clients: a built-in one to try things out, and data for any."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+from pydantic import SecretStr, ValidationError
+
+from backend.api_client.client import ApiClient
+from backend.api_client.errors import ApiError, UnauthenticatedError
+from backend.contracts.base_models import BaseModelInfo
+from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
+from backend.contracts.datasets import BuiltinDataset, BuiltinTaskInfo
+from dashboard.components.formatting import escape
+from dashboard.components.labels import dataset_text, split_text
+
+DONE = "client_forms.done"
+
+
+def add_builtin_client(api: ApiClient) -> None:
+    """A form that registers a client with a built-in model and built-in data."""
+    st.markdown(
+        "A built-in client has a tiny pre-trained model and generated data, and trains on the "
+        "platform: enough to see a whole federation at work on a laptop."
+    )
+    models = api.catalogue.base_models()
+    tasks = api.catalogue.builtin_tasks()
+    if not models or not tasks:
+        st.warning("This platform ships no built-in models or tasks.")
+        return
+    with st.form("builtin", border=True):
+        left, middle, right = st.columns([2, 2, 1])
+        name = left.text_input("Name", placeholder="north-clinic", max_chars=100)
+        model = middle.selectbox("Base model", models, format_func=_model_label)
+        rank = right.number_input("LoRA rank", 1, 4096, 8)
+        left, middle, right = st.columns([2, 2, 1])
+        task = left.selectbox(
+            "Task", tasks, format_func=lambda info: info.name.value.replace("_", " ")
+        )
+        with middle:
+            train, test = st.columns(2)
+        num_train = train.number_input("Training rows", 1, 10_000, 64)
+        num_test = test.number_input("Test rows", 1, 10_000, 128)
+        seed = right.number_input("Data seed", 0, 2**31 - 1, 0, help="Other seed, other rows")
+        sent = st.form_submit_button("Add client", type="primary", icon=":material/add:")
+    if sent:
+        dataset = BuiltinDataset(task=task.name, seed=seed, num_train=num_train, num_test=num_test)
+        _register(api, name, model, rank, task, dataset)
+    done = st.session_state.pop(DONE, None)
+    if done:
+        st.success(escape(done), icon=":material/check:")
+
+
+def upload_dataset(api: ApiClient, clients: Sequence[Client]) -> None:
+    """Replace a client's rows by a file of JSON lines."""
+    if not clients:
+        st.caption("Register a client first; then its data can be uploaded here.")
+        return
+    st.markdown(
+        "For clients that train on the platform. One JSON object a line, with `question`, "
+        "`answer` and `split` (`train`, `validation` or `test`); `options` for multiple choice."
+    )
+    st.code(
+        '{"question": "What is 2 + 3?", "answer": "5", "split": "train"}\n'
+        '{"question": "What is 4 + 4?", "answer": "8", "split": "test"}',
+        language="json",
+    )
+    client = st.selectbox(
+        "Client", clients, format_func=lambda item: item.name, key="upload.client"
+    )
+    st.caption(
+        escape(f"Now: {dataset_text(client.dataset)}; rows: {split_text(client.dataset)}")
+        + " (training / validation / test)"
+    )
+    file = st.file_uploader("JSON lines", type=["jsonl", "ndjson"], key="upload.file")
+    if st.button("Upload", type="primary", disabled=file is None) and file is not None:
+        try:
+            with st.spinner("Uploading and checking every row"):
+                changed = api.clients.upload_dataset(client.id, file)
+        except UnauthenticatedError:
+            raise
+        except ApiError as error:
+            st.error(escape(str(error)), icon=":material/error:")
+        else:
+            st.success(
+                escape(f"{changed.name} has new data: {split_text(changed.dataset)} rows."),
+                icon=":material/check:",
+            )
+
+
+def _register(
+    api: ApiClient,
+    name: str,
+    model: BaseModelInfo,
+    rank: int,
+    task: BuiltinTaskInfo,
+    dataset: BuiltinDataset,
+) -> None:
+    """Register with a key made for this one client."""
+    if not name.strip():
+        st.error("Give the client a name.")
+        return
+    try:
+        key = api.enrolment_keys.create(
+            EnrolmentKeyCreate(label=f"built-in: {name.strip()}"[:100], expires_in_hours=1)
+        )
+        made = api.clients.register(
+            ClientRegister(
+                enrolment_key=SecretStr(key.secret),
+                name=name,
+                base_model=model.ref,
+                lora_rank=rank,
+                task=task.kind,
+                dataset=dataset,
+            )
+        )
+    except ValidationError as error:
+        st.error(escape(str(error.errors(include_url=False)[0]["msg"])))
+    except UnauthenticatedError:
+        raise
+    except ApiError as error:
+        st.error(escape(str(error)), icon=":material/error:")
+    else:
+        st.session_state[DONE] = f"{made.client.name} is ready to join a federation."
+        st.rerun()
+
+
+def _model_label(info: BaseModelInfo) -> str:
+    shape = info.architecture
+    return f"{info.ref.id} ({shape.num_layers} layers × {shape.hidden_size})"

@@ -1,0 +1,48 @@
+"""Clients as a table."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from backend.contracts.clients import Client
+from dashboard.components.formatting import ago_text
+from dashboard.components.labels import TASK_WORDS, dataset_text, split_text
+from dashboard.components.server_clock import now
+
+_COLUMNS = {
+    "Model": st.column_config.TextColumn(help="Base model and its family"),
+    "Layers × width": st.column_config.TextColumn(help="Number of layers and hidden size"),
+    "Rank": st.column_config.NumberColumn(help="LoRA rank r", format="%d"),
+    "Rows": st.column_config.TextColumn(help="Training / validation / test rows"),
+    "Trains": st.column_config.TextColumn(
+        help="managed: a worker of the platform trains. remote: the client's own agent trains."
+    ),
+    "Last seen": st.column_config.TextColumn(help="Last sign of life of the client"),
+}
+
+
+def client_table(clients: Sequence[Client]) -> None:
+    """Show clients, in the given order."""
+    moment = now()
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "Client": client.name,
+                    "Model": f"{client.base_model.id} ({client.architecture.family})",
+                    "Layers × width": f"{client.architecture.num_layers} × "
+                    f"{client.architecture.hidden_size}",
+                    "Rank": client.lora_rank,
+                    "Task": TASK_WORDS[client.task],
+                    "Data": dataset_text(client.dataset),
+                    "Rows": split_text(client.dataset),
+                    "Trains": client.execution.value,
+                    "Last seen": ago_text(client.last_seen_at, moment),
+                }
+                for client in clients
+            ]
+        ),
+        hide_index=True,
+        column_config=_COLUMNS,
+    )

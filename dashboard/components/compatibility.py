@@ -1,0 +1,70 @@
+"""What a federation's clients have in common, before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.contracts.clients import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How one client fits a federation."""
+
+    client: Client
+    rank_share: float  # r / R
+    expected_sparsity: float  # share of zeros in its R x R matrices, in [0, 1]
+    layer_slots: list[float]  # slot of each of its layers, from 1
+    concern: str | None  # why it cannot take part as it is, with the remedy
+
+
+def num_slots(clients: Sequence[Client]) -> int:
+    """Depth of the common stack: the largest number of layers; 0 without clients."""
+    return max((client.architecture.num_layers for client in clients), default=0)
+
+
+def fits(clients: Sequence[Client], global_rank: int, sparsity: float | None) -> list[Fit]:
+    """How every client fits.
+
+    Args:
+        clients: the members.
+        global_rank: R.
+        sparsity: the strategy's sparsity for all clients; None: 1 - (r/R)^2 from each rank.
+    """
+    slots = num_slots(clients)
+    return [
+        Fit(
+            client=client,
+            rank_share=client.lora_rank / global_rank,
+            expected_sparsity=(
+                max(0.0, 1 - (client.lora_rank / global_rank) ** 2)
+                if sparsity is None
+                else sparsity
+            ),
+            layer_slots=layer_slots(client.architecture.num_layers, slots),
+            concern=_concern(client, global_rank),
+        )
+        for client in clients
+    ]
+
+
+def layer_slots(num_layers: int, slots: int) -> list[float]:
+    """Layers of equal relative depth match: layer j of L stands at 1 + (j-1)(slots-1)/(L-1)."""
+    if num_layers == 1:
+        return [1.0]
+    return [1 + j * (slots - 1) / (num_layers - 1) for j in range(num_layers)]
+
+
+def smallest_global_rank(clients: Sequence[Client]) -> int:
+    """The smallest global rank that these clients allow."""
+    return max((client.lora_rank for client in clients), default=1)
+
+
+def _concern(client: Client, global_rank: int) -> str | None:
+    if client.dataset is None:
+        return f"{client.name} has no data set yet: upload one on the Clients page."
+    if client.lora_rank > global_rank:
+        return (
+            f"{client.name} has LoRA rank {client.lora_rank}, more than the global rank "
+            f"{global_rank}: raise the global rank to at least {client.lora_rank}."
+        )
+    return None

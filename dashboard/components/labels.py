@@ -1,0 +1,89 @@
+"""Words and colours for the closed vocabularies."""
+
+from typing import Literal
+
+from backend.contracts.datasets import BuiltinDataset, DatasetRef
+from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
+from backend.contracts.runs import Run
+from backend.contracts.strategies import StrategyInfo, StrategyName, describe_strategies
+
+STRATEGY_TITLES: dict[StrategyName, str] = {info.name: info.title for info in describe_strategies()}
+
+BadgeColour = Literal["gray", "orange", "blue", "green", "red"]
+
+RUN_BADGES: dict[RunStatus, tuple[BadgeColour, str]] = {
+    RunStatus.CREATED: ("gray", ":material/draft:"),
+    RunStatus.QUEUED: ("orange", ":material/hourglass_top:"),
+    RunStatus.RUNNING: ("blue", ":material/play_circle:"),
+    RunStatus.COMPLETED: ("green", ":material/check_circle:"),
+    RunStatus.FAILED: ("red", ":material/error:"),
+    RunStatus.CANCELLED: ("gray", ":material/cancel:"),
+}
+
+UPDATE_WORDS: dict[UpdateStatus, str] = {
+    UpdateStatus.PENDING: "waiting",
+    UpdateStatus.TRAINING: "working",
+    UpdateStatus.ACCEPTED: "done",
+    UpdateStatus.FAILED: "failed",
+    UpdateStatus.CANCELLED: "cancelled",
+}
+
+TASK_WORDS: dict[TaskKind, str] = {
+    TaskKind.FILL_IN: "fill in a number",
+    TaskKind.CHOICE: "multiple choice",
+    TaskKind.PROGRAM: "write a program",
+    TaskKind.CLASSIFICATION: "classification",
+}
+
+EXECUTION_WORDS: dict[Execution, str] = {
+    Execution.MANAGED: "managed (trains on the platform)",
+    Execution.REMOTE: "remote (trains on its own premises)",
+}
+
+EVENT_MARKS: dict[EventKind, str] = {
+    EventKind.RUN_FAILED: "✖",
+    EventKind.ATTEMPT_FAILED: "▲",
+    EventKind.ATTEMPT_EXPIRED: "▲",
+    EventKind.UPDATE_REFUSED: "▲",
+    EventKind.RUN_COMPLETED: "✔",
+    EventKind.ADAPTER_READY: "⬇",
+}
+
+
+def run_title(run: Run) -> str:
+    """A run in a few words, such as `H2Tune, seed 0, 5 rounds`."""
+    rounds = "1 round" if run.num_rounds == 1 else f"{run.num_rounds} rounds"
+    return f"{STRATEGY_TITLES[run.strategy.name]}, seed {run.seed}, {rounds}"
+
+
+def round_text(run: Run) -> str:
+    """Where a run stands, such as `round 3 of 5`."""
+    if run.status is RunStatus.COMPLETED:
+        return f"all {run.num_rounds} rounds" if run.num_rounds > 1 else "1 round"
+    if run.round_number == 0:
+        return "not begun"
+    if run.round_number > run.num_rounds:
+        return "delivering adapters"
+    return f"round {run.round_number} of {run.num_rounds}"
+
+
+def dataset_text(dataset: DatasetRef | None) -> str:
+    """Where the rows come from."""
+    if dataset is None:
+        return "none yet"
+    if isinstance(dataset, BuiltinDataset):
+        return f"built-in {dataset.task.value.replace('_', ' ')}, seed {dataset.seed}"
+    return f"uploaded ({dataset.sha256[:8]}…)"
+
+
+def split_text(dataset: DatasetRef | None) -> str:
+    """Rows for training, validation and test."""
+    if dataset is None:
+        return "–"
+    return f"{dataset.num_train:,} / {dataset.num_validation:,} / {dataset.num_test:,}"
+
+
+def strategy_caption(info: StrategyInfo) -> str:
+    """What a strategy is and what leaves a client."""
+    reference = f" {info.reference}." if info.reference else ""
+    return f"{info.summary}{reference} What leaves a client: {info.shares}"

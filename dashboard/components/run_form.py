@@ -1,0 +1,104 @@
+"""The settings of a run: strategy, its parameters, rounds, seed and local training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from backend.api_client.errors import ApiError
+from backend.contracts.enums import RunStatus
+from backend.contracts.runs import RunCreate
+from backend.contracts.strategies import StrategyInfo, StrategyName
+from backend.contracts.training import TrainingConfig
+from dashboard.components.formatting import escape
+from dashboard.components.labels import strategy_caption
+from dashboard.components.schema_form import schema_form
+
+Errors = Mapping[str, str]
+"""Message by path of the field, such as `training.learning_rate`."""
+
+
+def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> dict[str, Any]:
+    """Show the form and give the values of a `RunCreate`, not yet validated."""
+    left, middle, right = st.columns([2, 1, 1])
+    ordered = sorted(strategies, key=lambda info: info.name is StrategyName.LOCAL_ONLY)
+    strategy = left.selectbox(
+        "Strategy", ordered, format_func=lambda info: info.title, key=f"{key}.strategy"
+    )
+    num_rounds = middle.number_input(
+        "Rounds", 1, 10_000, 5, key=f"{key}.num_rounds",
+        help="Each round: every client trains, then the shared matrices are combined.",
+    )  # fmt: skip
+    seed = right.number_input(
+        "Seed", 0, 2**31 - 1, 0, key=f"{key}.seed",
+        help="The same seed and settings give the same run.",
+    )  # fmt: skip
+    st.caption(escape(strategy_caption(strategy)))
+    strategy_errors = _below("strategy", strategy.name, errors)
+    training_errors = _below("training", None, errors)
+    params: dict[str, Any] = {}
+    if len(dict(strategy.params_schema.get("properties", {}))) > 1:  # type: ignore[call-overload]
+        with st.expander(f"Parameters of {strategy.title}", expanded=bool(strategy_errors)):
+            params = schema_form(strategy.params_schema, f"{key}.{strategy.name}", strategy_errors)
+    with st.expander("Local training", expanded=bool(training_errors)):
+        training = schema_form(
+            TrainingConfig.model_json_schema(), f"{key}.training", training_errors
+        )
+    return {
+        "strategy": {"name": strategy.name, **params},
+        "num_rounds": num_rounds,
+        "seed": seed,
+        "training": training,
+    }
+
+
+def baseline_toggle(values: Mapping[str, Any], key: str) -> bool:
+    """Ask whether to run the baseline too; not offered when the run is the baseline itself."""
+    if values["strategy"]["name"] == StrategyName.LOCAL_ONLY:
+        return False
+    return bool(
+        st.toggle(
+            "Also run the local-only baseline",
+            value=True,
+            key=f"{key}.baseline",
+            help="Plain LoRA with the same seed, rounds and training, nothing shared. Without it "
+            "nobody can tell whether working together helped a client or hurt it.",
+        )
+    )
+
+
+def baseline_of(run: RunCreate) -> RunCreate:
+    """The same run with nothing shared."""
+    return RunCreate.model_validate(
+        run.model_dump() | {"strategy": {"name": StrategyName.LOCAL_ONLY}}
+    )
+
+
+def validation_errors(error: ValidationError) -> dict[str, str]:
+    """What the contract refuses, by the path of the field."""
+    return {
+        ".".join(str(part) for part in item["loc"]): item["msg"]
+        for item in error.errors(include_url=False)
+    }
+
+
+def api_errors(error: ApiError) -> dict[str, str]:
+    """What the API refuses, by the path of the field; a leading `body.` is dropped."""
+    return {item.field.removeprefix("body."): item.message for item in error.field_errors}
+
+
+def needs_start(status: RunStatus) -> bool:
+    """True while a run was only prepared."""
+    return status is RunStatus.CREATED
+
+
+def _below(prefix: str, tag: str | None, errors: Errors) -> dict[str, str]:
+    """Errors of one part of the form; a union's tag between prefix and field is dropped."""
+    found = {}
+    for path, message in errors.items():
+        parts = path.split(".")
+        if parts[0] == prefix:
+            rest = parts[2:] if tag is not None and parts[1:2] == [tag] else parts[1:]
+            found[".".join(rest)] = message
+    return found

@@ -1,0 +1,60 @@
+"""Signing in, and taking up the session that the tab had before a reload."""
+
+import streamlit as st
+
+from backend.api_client.errors import ApiClientError, UnauthenticatedError
+from dashboard import session
+from dashboard.components import browser_session
+from dashboard.components.formatting import escape
+
+
+def sign_in_form() -> None:
+    """Ask for name and password; reruns the page once somebody is in."""
+    _, middle, _ = st.columns([1, 1.1, 1])
+    with middle:
+        st.space("medium")
+        st.title("FedBraid")
+        st.caption("Federated fine-tuning of models that differ in everything.")
+        notice = st.session_state.get(session.NOTICE)
+        if notice:
+            st.info(notice, icon=":material/info:")
+        with st.form("sign_in"):
+            username = st.text_input("User name", autocomplete="username", max_chars=100)
+            password = st.text_input("Password", type="password", autocomplete="current-password")
+            sent = st.form_submit_button("Sign in", type="primary", width="stretch")
+        st.caption(
+            "First start? `fedbraid up` prints the administrator's password in its terminal."
+        )
+        if sent:
+            _sign_in(username.strip(), password)
+    if session.may_resume():
+        _resume()
+    else:
+        browser_session.clear_token()
+
+
+def _sign_in(username: str, password: str) -> None:
+    if not username or not password:
+        st.error("Enter a user name and a password.")
+        return
+    try:
+        session.sign_in(username, password)
+    except ApiClientError as error:
+        st.error(escape(str(error)), icon=":material/error:")
+    else:
+        st.session_state.pop(session.NOTICE, None)
+        st.rerun()
+
+
+def _resume() -> None:
+    token = browser_session.read_token()
+    if not token:
+        return
+    try:
+        session.resume(token)
+    except UnauthenticatedError:
+        session.forget(session.ENDED)
+    except ApiClientError as error:
+        st.error(escape(str(error)), icon=":material/cloud_off:")
+        return
+    st.rerun()
