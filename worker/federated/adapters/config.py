@@ -67,7 +67,11 @@ class TriLoraConfig(PeftConfig):
             "one draw per role, equal for all layers and for all models of equal width."
         },
     )
-    seed: int = field(default=0, metadata={"help": "Seed of all random starts."})
+    seed: int = field(default=0, metadata={"help": "Seed of this model's own random starts."})
+    shared_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of what models have in common: `shared_seed` factors, scores."},
+    )
     target_modules: list[str] | set[str] | str | None = field(
         default=None,
         metadata={"help": "Ends of module names. None: every role of the family."},

@@ -1,5 +1,6 @@
 """From TriLoRA to plain LoRA without loss: B' = B (I + T), A' = A."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +28,6 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
 
     Raises:
         InvalidConfigError: the adapter is not a TriLoRA adapter.
-        NonFiniteError: a factor holds NaN or infinity; nothing is written.
     """
     config = model.peft_config.get(adapter_name)
     if not isinstance(config, TriLoraConfig):
@@ -44,14 +44,8 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
     }
     for name, layer in layers.items():
         factor_a, factor_b = layer.lora_pair(adapter_name)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = factor_a.cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = factor_b.cpu().contiguous()
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise NonFiniteError(
-            f"'{broken[0]}' holds NaN or infinity, so the adapter was not written: train again "
-            "from an earlier round with a lower learning rate."
-        )
+        tensors[f"base_model.model.{name}.lora_A.weight"] = factor_a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = factor_b
     seat = next(iter(layers.values())).trilora_seat[adapter_name]
     rank = seat.stack.geometry.factor_rank
     alpha = config.lora_alpha * rank / config.r
@@ -69,7 +63,37 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
         base_model_name_or_path=config.base_model_name_or_path,
         inference_mode=True,
     )
+    return write_lora(folder, exported, tensors)
+
+
+def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Writes a plain LoRA adapter in PEFT's format: configuration and factors, nothing else.
+
+    A base model that was loaded from a folder is recorded by the folder's last name only, since
+    the path means nothing on another machine.
+
+    Args:
+        folder: created if missing.
+        config: of the adapter.
+        tensors: `base_model.model.<module>.lora_A.weight` and `lora_B.weight`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        NonFiniteError: a factor holds NaN or infinity; nothing is written.
+    """
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"'{name}' holds NaN or infinity, so the adapter was not written: train again "
+                "from an earlier round with a lower learning rate."
+            )
+    base = config.base_model_name_or_path
+    if base is not None and Path(base).is_absolute():
+        config.base_model_name_or_path = Path(base).name
     folder.mkdir(parents=True, exist_ok=True)
-    exported.save_pretrained(str(folder))
-    save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
     return folder

@@ -54,6 +54,11 @@ class Geometry:
         return (self.global_rank,) if one_per_index else (self.global_rank, self.global_rank)
 
     @property
+    def num_selectable(self) -> int:
+        """How many scores there are: R or R^2."""
+        return self.global_rank ** len(self.scores_shape)
+
+    @property
     def num_selected(self) -> int:
         """How many of the scores win."""
         return self.kept_rank if self.layout == "block" else self.num_kept
@@ -61,9 +66,9 @@ class Geometry:
     def start_scores(self, generator: torch.Generator) -> torch.Tensor:
         """First scores, `scores_shape` fp32 in [-1, 1].
 
-        `block`: falling with the index, so that the blocks of all clients are nested and the
-        clients of one federation start with as much in common as their ranks allow. Others:
-        uniform.
+        `block`: falling with the index. Others: uniform. With one seed for a whole federation the
+        masks of its clients are nested, so that they start with as much in common as their ranks
+        allow.
         """
         if self.layout == "block":
             return torch.linspace(1.0, -1.0, self.global_rank)

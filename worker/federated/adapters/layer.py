@@ -88,7 +88,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return self.trilora_A[adapter_name].detach().clone(), factor_b
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
-        """s B (I + T) A in the base weight's own orientation, fp32."""
+        """The update s B (I + T) A in the orientation of the base weight, fp32."""
         factor_a, factor_b = self.lora_pair(adapter_name)
         delta = self.trilora_seat[adapter_name].scaling * (factor_b @ factor_a)
         return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
@@ -167,7 +167,7 @@ def start_in_factor(seat: Seat, config: TriLoraConfig) -> torch.Tensor:
     rank, width = geometry.factor_rank, module.in_features
     bound = 1 / math.sqrt(width)
     if config.factor_start == "shared_seed":
-        source = generator(config.seed, "A", module.role)
+        source = generator(config.shared_seed, "A", module.role)
         rows = torch.empty(geometry.global_rank, width).uniform_(-bound, bound, generator=source)
         if geometry.layout != "block":
             return rows[:rank].clone()

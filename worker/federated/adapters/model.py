@@ -1,6 +1,6 @@
 """TriLoRA as a PEFT tuner: puts adapter layers into a model and owns what they have in common."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
@@ -24,7 +24,7 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
 
     prefix = "trilora_"
     tuner_layer_cls = TriLoraLinear
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
     uses_shared_state = True
 
     def _prepare_adapter_config(
@@ -60,7 +60,7 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
             list(dict.fromkeys(module.role for module in chosen)),
             alignment,
             sharing=peft_config.alignment_sharing,
-            generator=generator(peft_config.seed, "scores"),
+            generator=generator(peft_config.shared_seed, "scores"),
         ).to(next(model.parameters()).device)
         if "trilora_stacks" not in self._modules:
             self.trilora_stacks = nn.ModuleDict()

@@ -1,6 +1,6 @@
 """The part of a TriLoRA adapter that all layers of a model have in common.
 
-Symbols: L* slots, L layers, R global rank, S slots, P alignment, C scores, D one layer's own change.
+Symbols: L* slots, L layers, R global rank, S slots, P alignment, C scores, D one layer's change.
 For layer j and role k, with the slots constant and everything else in the graph:
 
     T°_jk = sum_l P[l, j] S[l, k] + D_jk          (R x R)

@@ -1,0 +1,259 @@
+"""H2Tune: clients of any depth, width, rank and task share one small middle matrix per slot and role.
+
+Idea. Every adapted layer computes W x + (alpha / r) B (I + T) A x. The factors A and B are private;
+the middle matrices T are cut from R x R matrices S that all clients share, through a sparse mask
+(its size follows from the client's rank) and a private alignment P that maps the client's layers to
+the L* slots of the common stack. In each round a client first trains T and P with A and B frozen,
+then A and B with T frozen; the first round trains all, since with B = 0 nothing else has a gradient.
+
+Reference: Guo et al., H2Tune, ECAI 2025, arXiv 2507.22633. This is our implementation: its published
+code carries no learned information between clients, so several choices are ours and named here.
+ 1. Aggregation adds changes (`delta`), S <- S + eta sum_i p_i up(M_i * D_i) / sum_i p_i h_i, where
+    h_i marks the entries of the slots that client i holds. A mean of the matrices (`mean`, as
+    published) shrinks S in every round in which nobody learns.
+ 2. Alignments have orthonormal columns, so that down(up(T)) = T.
+ 3. Masks belong to a role, not to a layer, and start nested: what leaves a client keeps its
+    sparsity through the alignment, and P never has to leave for it.
+
+Leaves the client: the held entries of one matrix per slot and role, the mask until it is fixed, and
+how much of each slot the client's layers fill (L* numbers). Never leaves: data, base model, A, B, P
+and the optimizer's state. Symbols and shapes: `h2tune_client`.
+
+Bytes of values per round and direction: L* m k 4 for m roles and k held entries (k = r^2 by default);
+masks min(n / 8, 2 s) per role for s of n positions.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from backend.contracts.enums import RoundKind
+from backend.contracts.metrics import MetricName
+from backend.contracts.strategies import H2TuneParams
+from worker.federated.adapters import export_lora
+from worker.federated.adapters.geometry import Geometry, make_geometry
+from worker.federated.client_round import (
+    Stopwatch,
+    before_and_after,
+    below,
+    lora_bytes,
+    measure,
+    relative_change,
+    snapshot,
+    take,
+    training_batches,
+)
+from worker.federated.errors import InvalidConfigError
+from worker.federated.seeds import derive_seed, generator
+from worker.federated.strategies.h2tune_client import ClientModel, Training, mask_churn
+from worker.federated.strategies.h2tune_server import Aggregation
+from worker.federated.training import peak_memory_bytes, train
+from worker.federated.types import (
+    AggregationReport,
+    ClientPlan,
+    ClientSpec,
+    ClientUpdate,
+    FederationSpec,
+    LocalClient,
+    Metrics,
+    Progress,
+    Refusal,
+    ServerState,
+    Tensors,
+)
+from worker.federated.wire import encoded_bytes, pack_entries, unpack_mask
+
+START_NORM = 0.1
+"""Scale of the first slots: entries N(0, (START_NORM / sqrt(R))^2), spectral norm about twice it.
+
+Small against the identity, so that a fresh adapter behaves like a LoRA, but not zero: with S = 0
+neither the alignment nor the mask would get a gradient in the first round.
+"""
+
+Preset = Literal["h2tune", "h2tune-paper", "h2tune-code"]
+
+
+def preset(name: Preset) -> H2TuneParams:
+    """Named parameter sets; all are our implementation, none reproduces published tables.
+
+    `h2tune`: our defaults. `h2tune-paper`: as the paper's text describes it (free mask, plain mean,
+    phases once per round, both divergences). `h2tune-code`: as the published code is laid out
+    (gathered entries, random alignment, phases in turn at every step).
+    """
+    published = {"aggregation": "mean", "anchor": "kl", "distillation_weight": 1.0}
+    match name:
+        case "h2tune":
+            return H2TuneParams()
+        case "h2tune-paper":
+            return H2TuneParams(layout="mask", granularity="round", **published)
+        case "h2tune-code":
+            return H2TuneParams(
+                layout="gather", granularity="step", alignment_init="random", **published
+            )
+
+
+class H2Tune:
+    """See the module's text."""
+
+    def __init__(self, params: H2TuneParams) -> None:
+        self.params = params
+
+    def check(self, federation: FederationSpec) -> list[Refusal]:
+        """Refuses clients whose rank does not fit, or whose depth forbids an identity alignment."""
+        refusals = []
+        for client in federation.clients:
+            num_layers = client.architecture.num_layers
+            try:
+                self._geometry(federation.global_rank, client)
+            except InvalidConfigError as error:
+                refusals.append(Refusal(client.client_id, f"Client {client.name!r}: {error}"))
+                continue
+            if self.params.alignment_init == "identity" and num_layers != federation.num_slots:
+                refusals.append(
+                    Refusal(
+                        client.client_id,
+                        f"Client {client.name!r} has {num_layers} layers but the deepest client "
+                        f"{federation.num_slots}, and alignment_init is 'identity': choose "
+                        "'interpolation'.",
+                    )
+                )
+        return refusals
+
+    def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
+        """Small random slots for every role that any client has."""
+        rank = federation.global_rank
+        roles = sorted({role for client in federation.clients for role in client.modules})
+        return ServerState(
+            tensors={
+                f"slots/{role}": torch.randn(
+                    federation.num_slots, rank, rank, generator=generator(seed, "slots", role)
+                )
+                * (START_NORM / rank**0.5)
+                for role in roles
+            },
+            meta={"seed": seed},
+        )
+
+    def configure_round(
+        self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
+    ) -> dict[str, ClientPlan]:
+        """The slots for every client: only the entries it holds, once its mask is fixed."""
+        plans = {}
+        for client in federation.clients:
+            masks = take(f"mask/{client.client_id}", state.tensors)
+            learns_mask = round_number <= self.params.mask_warmup_rounds and not deliver
+            plans[client.client_id] = ClientPlan(
+                client_id=client.client_id,
+                round_number=round_number,
+                kind=RoundKind.DELIVER if deliver else RoundKind.TRAIN,
+                seed=state.meta["seed"],
+                global_rank=federation.global_rank,
+                num_slots=federation.num_slots,
+                tensors=self._slots(state, federation, client, {} if learns_mask else masks),
+                settings={
+                    "train_mask": learns_mask,
+                    "send_mask": learns_mask or not masks,
+                    "joint": round_number <= self.params.joint_rounds,
+                },
+            )
+        return plans
+
+    def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
+        """One round: load, measure, train the phases, measure, and cut out what is shared."""
+        watch = Stopwatch()
+        with watch.measure(MetricName.SECONDS_LOAD):
+            braid = self._load(plan, client)
+            batches = training_batches(plan, client)
+            factors, middles, masks = snapshot(braid.factors()), braid.held_middles(), braid.masks()
+        with watch.measure(MetricName.SECONDS_EVALUATE):
+            before = measure(braid.model, client)
+        with watch.measure(MetricName.SECONDS_TRAIN):
+            # A client that missed the joint rounds has B = 0, and so no gradient for anything else.
+            catches_up = client.private is None and self.params.joint_rounds > 0
+            trained = train(
+                braid.model,
+                Training(braid, plan, client).phases(joint=plan.settings["joint"] or catches_up),
+                batches,
+                client.training,
+                moments=take("moments", client.private),
+                seed=derive_seed(plan.seed, plan.client_id, plan.round_number),
+                on_progress=client.on_progress,
+            )
+        with watch.measure(MetricName.SECONDS_EVALUATE):
+            after = measure(braid.model, client)
+        shared = braid.shared(with_masks=plan.settings["send_mask"])
+        metrics: Metrics = {
+            **before_and_after(before, after),
+            **watch.metrics,
+            **trained.metrics(),
+            **braid.alignment_metrics(),
+            MetricName.SPARSITY: braid.sparsity(),
+            MetricName.BYTES_UP: float(encoded_bytes(shared)),
+            MetricName.BYTES_DOWN: float(encoded_bytes(plan.tensors)),
+            MetricName.BYTES_LORA: float(lora_bytes(client.spec)),
+            MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(braid.model.device)),
+            MetricName.PRIVATE_CHANGE: relative_change(factors, braid.factors()),
+            MetricName.SHARED_CHANGE: relative_change(middles, braid.held_middles()),
+            MetricName.MASK_CHURN: mask_churn(masks, braid.masks()),
+        }
+        return ClientUpdate(
+            client_id=plan.client_id,
+            round_number=plan.round_number,
+            num_examples=len(client.data.train),
+            shared=shared,
+            private={**braid.private(), **below("moments", trained.moments)},
+            metrics=metrics,
+        )
+
+    def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
+        """Joins the final slots with the client's own factors into a plain LoRA adapter."""
+        braid = self._load(plan, client)
+        accuracy = measure(braid.model, client).accuracy
+        client.on_progress(Progress("exporting", 0, 1))
+        export_lora(braid.adapted, folder)
+        return {
+            MetricName.ACCURACY_DELIVERED: accuracy,
+            MetricName.SPARSITY: braid.sparsity(),
+        }
+
+    def aggregate(
+        self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
+    ) -> tuple[ServerState, AggregationReport]:
+        """The next slots from the clients' matrices, weighted by their numbers of examples.
+
+        Refuses, with `InvalidUpdateError`, tensors that do not fit their sender.
+        """
+        aggregation = Aggregation(self.params, state, federation)
+        for update in updates:
+            aggregation.add(update)
+        return aggregation.result()
+
+    def _geometry(self, global_rank: int, client: ClientSpec) -> Geometry:
+        return make_geometry(
+            self.params.layout, client.lora_rank, global_rank, self.params.sparsity
+        )
+
+    def _slots(
+        self, state: ServerState, federation: FederationSpec, client: ClientSpec, masks: Tensors
+    ) -> Tensors:
+        if not masks:
+            return {f"slots/{role}": state.tensors[f"slots/{role}"] for role in client.modules}
+        geometry = self._geometry(federation.global_rank, client)
+        tensors: Tensors = {}
+        for role in client.modules:
+            selected = unpack_mask(
+                masks[role], geometry.num_selectable, geometry.num_selected, "the server state"
+            )
+            held = geometry.held_entries(selected)
+            tensors[f"mask/{role}"] = masks[role]
+            tensors[f"values/{role}"] = pack_entries(state.tensors[f"slots/{role}"], held)
+        return tensors
+
+    def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
+        client.on_progress(Progress("loading", 0, 1))
+        braid = ClientModel(self.params, plan, client)
+        braid.load_private(client.private, f"the store of client {plan.client_id!r}")
+        braid.load_plan(plan)
+        return braid

@@ -1,0 +1,26 @@
+"""The one list of strategies: a name, and what makes the strategy from its parameters."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from backend.contracts.strategies import Params, StrategyName
+from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.strategies.local_only import LocalOnly
+from worker.federated.strategy import Strategy
+
+
+class StrategyFactory(Protocol):
+    """A strategy's class: takes that strategy's own parameters."""
+
+    def __call__(self, params: Any) -> Strategy: ...
+
+
+STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
+    StrategyName.LOCAL_ONLY: LocalOnly,
+    StrategyName.H2TUNE: H2Tune,
+}
+
+
+def build_strategy(params: Params) -> Strategy:
+    """The strategy that the parameters name."""
+    return STRATEGIES[params.name](params)
