@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="tries at one client update before it fails")
     sweep_interval_seconds: float = Field(2.0, gt=0)
     torch_threads: int = Field(1, ge=1, description="per training worker")
+    ready_file: Path | None = Field(
+        None, description="exists while a worker with `--include worker.readiness` takes jobs"
+    )
     log_level: str = "INFO"
 
     @field_validator("model_folders", mode="before")
