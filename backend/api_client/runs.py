@@ -7,6 +7,8 @@ from uuid import UUID
 from backend.api_client.transport import Transport
 from backend.contracts.runs import Adapter, Event, LiveRun, MetricPoint, Run
 
+LARGE_PAGES = {"limit": 1000}  # a run measures thousands of small values
+
 
 class Runs:
     """`/runs`: one execution of one strategy with one seed."""
@@ -37,11 +39,11 @@ class Runs:
 
     def metrics(self, run_id: UUID) -> Iterator[MetricPoint]:
         """All measured values of a run."""
-        return self._transport.walk(f"/runs/{run_id}/metrics", MetricPoint)
+        return self._transport.walk(f"/runs/{run_id}/metrics", MetricPoint, LARGE_PAGES)
 
     def events(self, run_id: UUID) -> Iterator[Event]:
         """All events of a run."""
-        return self._transport.walk(f"/runs/{run_id}/events", Event)
+        return self._transport.walk(f"/runs/{run_id}/events", Event, LARGE_PAGES)
 
     def adapters(self, run_id: UUID) -> Iterator[Adapter]:
         """The adapters that clients can download."""

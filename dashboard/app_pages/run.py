@@ -1,0 +1,129 @@
+"""One run, live: polls for what is new, keeps what it has seen, stops when nothing changes."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import streamlit as st
+
+from backend.api_client.client import ApiClient
+from backend.api_client.errors import ApiError, UnauthenticatedError
+from backend.contracts.enums import RunStatus
+from backend.contracts.federations import FederationDetail
+from dashboard import pages, session
+from dashboard.components import run_view
+from dashboard.components.address import id_in_address
+from dashboard.components.charts import client_styles
+from dashboard.components.delivered import delivered_accuracy, find_baseline
+from dashboard.components.formatting import escape, moment_text
+from dashboard.components.labels import STRATEGY_TITLES
+from dashboard.components.live_history import LiveHistory
+
+HISTORY = "run.history"
+REFRESH_SECONDS = 2.0
+
+
+def main() -> None:
+    """Show the run that the address names."""
+    run_id = id_in_address("run", pages.FEDERATIONS, "All federations")
+    api = session.current_api()
+    history = _history(api, run_id)
+    federation = api.federations.get(history.run.federation_id)
+    _title(history, federation)
+    _controls(api, history)
+    refresh = None if history.run.status.is_terminal else REFRESH_SECONDS
+    st.fragment(_live, run_every=refresh)(run_id, federation)
+
+
+def _history(api: ApiClient, run_id: UUID) -> LiveHistory:
+    """What this tab knows of the run; only one run is kept at a time."""
+    known: LiveHistory | None = st.session_state.get(HISTORY)
+    if known is None or known.run.id != run_id:
+        known = LiveHistory(api.runs.get(run_id))
+        st.session_state[HISTORY] = known
+    return known
+
+
+def _title(history: LiveHistory, federation: FederationDetail) -> None:
+    run = history.run
+    st.page_link(
+        pages.FEDERATION,
+        label=escape(federation.name),
+        icon=":material/arrow_back:",
+        query_params={"id": str(federation.id)},
+    )
+    st.title(STRATEGY_TITLES[run.strategy.name])
+    members = len(federation.clients)
+    st.caption(
+        f"Seed {run.seed} · {run.num_rounds} rounds · {members} "
+        f"{'client' if members == 1 else 'clients'} · global rank {federation.global_rank} · "
+        f"created {moment_text(run.created_at, session.viewer_zone())}"
+    )
+
+
+def _controls(api: ApiClient, history: LiveHistory) -> None:
+    """Settings, start and cancel; outside of what refreshes, so that nothing closes by itself."""
+    run = history.run
+    with st.container(horizontal=True):
+        with st.popover("Settings", icon=":material/tune:"):
+            st.markdown("**Strategy**")
+            st.json(run.strategy.model_dump(mode="json"))
+            st.markdown("**Local training**")
+            st.json(run.training.model_dump(mode="json"))
+        if run.status is RunStatus.CREATED and st.button(
+            "Start", type="primary", icon=":material/play_arrow:"
+        ):
+            history.run = api.runs.start(run.id)
+            st.rerun()
+        if not run.status.is_terminal:
+            with st.popover("Cancel run", icon=":material/stop_circle:"):
+                st.markdown("Stop this run for good? A cancelled run cannot be continued.")
+                if st.button("Yes, cancel it", type="primary", key="run.cancel"):
+                    _cancel(api, history)
+
+
+def _cancel(api: ApiClient, history: LiveHistory) -> None:
+    try:
+        history.run = api.runs.cancel(history.run.id)
+    except UnauthenticatedError:
+        raise
+    except ApiError as error:
+        st.error(escape(str(error)))
+    else:
+        st.rerun()
+
+
+def _live(run_id: UUID, federation: FederationDetail) -> None:
+    """The part of the page that refreshes."""
+    with session.problems_shown():
+        api = session.current_api()
+        history = _history(api, run_id)
+        was_live = not history.run.status.is_terminal
+        history.absorb(api.runs.live(run_id, history.cursor))
+        _draw(api, history, federation)
+        if was_live and history.run.status.is_terminal:
+            st.rerun()  # the whole page once more: without polling and without the cancel button
+
+
+def _draw(api: ApiClient, history: LiveHistory, federation: FederationDetail) -> None:
+    names = {client.id: client.name for client in federation.clients} | history.client_names()
+    styles = client_styles(names)
+    baseline = _baseline(api, history)
+    run_view.header(history, baseline)
+    if history.rounds:
+        run_view.adapters_section(history, api)
+        run_view.clients_section(history)
+        run_view.accuracy_section(history, styles, baseline)
+        if history.run.strategy.name != "local_only":
+            run_view.baseline_section(history, styles, baseline)
+        run_view.training_section(history, styles)
+        run_view.traffic_section(history, styles)
+    run_view.events_section(history, session.viewer_zone())
+
+
+def _baseline(api: ApiClient, history: LiveHistory) -> Mapping[UUID, float] | None:
+    """Delivered accuracies of the run that shares all but the strategy, once it has ended."""
+    run = find_baseline(history.run, list(api.federations.runs(history.run.federation_id)))
+    return delivered_accuracy(api, run.id) if run else None
+
+
+main()
