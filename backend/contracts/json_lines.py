@@ -51,13 +51,29 @@ def parse_json_lines(lines: Iterable[bytes], task: TaskKind) -> list[Example]:
         JsonLinesError: a row breaks a rule, train or test rows are missing, or a question stands
             in two splits.
     """
-    rows = [
-        (number, _read_object(number, line))
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    return parse_rows(
+        (
+            (number, _read_object(number, line))
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ),
+        task,
+    )
+
+
+def parse_rows(numbered: Iterable[tuple[int, dict[str, Any]]], task: TaskKind) -> list[Example]:
+    """The same checks for rows that come from another format, such as a table.
+
+    Args:
+        numbered: line number for messages, and the row's fields; the rows may be changed.
+        task: as for `parse_json_lines`.
+
+    Raises:
+        JsonLinesError: as for `parse_json_lines`.
+    """
+    rows = list(numbered)
     if not rows:
-        raise JsonLinesError("the file has no rows. Upload one JSON object per line.")
+        raise JsonLinesError("the file has no rows. Give at least one for train and one for test.")
     _complete_splits(rows)
     check = _CHECKS[task]
     examples = [check(number, _read_example(number, row)) for number, row in rows]
