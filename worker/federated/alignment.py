@@ -70,7 +70,8 @@ def retract(alignment: torch.Tensor) -> torch.Tensor:
     Source: P = U V^T from the thin SVD of the given matrix, computed in double precision.
     """
     left, _, right = torch.linalg.svd(alignment.double(), full_matrices=False)
-    return (left @ right).to(alignment.dtype)
+    polar: torch.Tensor = left @ right
+    return polar.to(alignment.dtype)
 
 
 def map_down(alignment: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
@@ -44,6 +46,11 @@ class Stopwatch:
         start = time.monotonic()
         yield
         self.metrics[name] = self.metrics.get(name, 0.0) + time.monotonic() - start
+
+
+def body_of(adapted: PeftModel) -> PreTrainedModel:
+    """The base model inside a PEFT model, with the adapter's layers in place."""
+    return cast(PreTrainedModel, adapted.get_base_model())
 
 
 def measure(model: PreTrainedModel, client: LocalClient) -> Measured:

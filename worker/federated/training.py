@@ -23,6 +23,9 @@ from worker.federated.types import Metrics, Progress, Tensors
 Batch = dict[str, torch.Tensor]
 """`input_ids`, `attention_mask`, `labels`: int64 (batch, length) each."""
 
+Penalty = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""A scalar from logits (batch, length, vocabulary) and their batch."""
+
 PROGRESS_INTERVAL_SECONDS = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -51,14 +54,13 @@ class Phase:
     Attributes:
         groups: what trains.
         num_steps: optimizer steps.
-        penalty: added to the loss of each micro-batch, from its logits (batch, length, vocabulary)
-            and the batch.
+        penalty: added to the loss of each step, as the mean over its micro-batches.
         before: runs once when the phase starts.
     """
 
     groups: Sequence[Group]
     num_steps: int
-    penalty: Callable[[torch.Tensor, Batch], torch.Tensor] | None = None
+    penalty: Penalty | None = None
     before: Callable[[], None] = lambda: None
 
 
@@ -173,7 +175,7 @@ def train(
                     last_report = time.monotonic()
                     values = {MetricName.TRAIN_LOSS: loss}
                     on_progress(Progress("training", done, num_steps, values))
-    model.eval()
+    model.train(mode=False)
     kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
     for optimizer in optimizers.values():
         kept.update(optimizer.moments())
@@ -284,7 +286,7 @@ def _accumulate(
                 f"The training loss became {loss.item()} while training the {names} parameters: "
                 f"lower the learning rate (now {rates}) or the weights of the penalties."
             )
-        loss.backward()
+        torch.autograd.backward(loss)
     return total
 
 

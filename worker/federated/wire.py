@@ -2,9 +2,9 @@
 
 A message is a safetensors file: an 8-byte length, a JSON header, raw little-endian buffers.
 FedBraid's own values travel in the header as one canonical JSON text, so equal content gives equal
-bytes. There is no pickle anywhere, and nothing that arrives is trusted before its kind, size, names,
-shapes, types and finiteness are checked. Every `decode_*` refuses with `WireError` what is not a
-message of its kind, and every `encode_*` what cannot travel.
+bytes. There is no pickle anywhere, and nothing that arrives is trusted before its kind, size,
+names, shapes, types and finiteness are checked. Every `decode_*` refuses with `WireError` what is
+not a message of its kind, and every `encode_*` what cannot travel.
 """
 
 import json
@@ -284,12 +284,13 @@ def _decode(
         raise WireError(f"These bytes are a FedBraid message, but not a {kind}.")
     try:
         header = header_type.model_validate(content)
-        tensors = load(data)
+        loaded = load(data)
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, e["loc"])) or "header" for e in error.errors())
         raise WireError(f"The header of this {kind} is invalid at: {fields}.") from error
     except (SafetensorError, KeyError) as error:
         raise WireError(f"This {kind} is damaged: {error}. Send it again.") from error
+    tensors = {name: loaded[name] for name in sorted(loaded)}  # the library's order is arbitrary
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise WireError(f"In this {kind}, {name!r} has the unexpected type {tensor.dtype}.")

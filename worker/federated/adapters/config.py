@@ -84,7 +84,7 @@ class TriLoraConfig(PeftConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType(TRILORA)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from worker.federated.adapters.config import TriLoraConfig
@@ -35,7 +37,7 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
             f"Adapter {adapter_name!r} is {type(config).__name__}: export_lora takes a TriLoRA "
             "adapter; save any other with model.save_pretrained(folder)."
         )
-    base = model.get_base_model()
+    base = cast(PreTrainedModel, model.get_base_model())
     tensors: dict[str, torch.Tensor] = {}
     layers = {
         name: module
@@ -52,7 +54,7 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
     first = next(iter(layers.values())).get_base_layer()
     exported = LoraConfig(
         r=rank,
-        lora_alpha=int(alpha) if float(alpha).is_integer() else alpha,
+        lora_alpha=cast(int, int(alpha) if float(alpha).is_integer() else alpha),
         lora_dropout=config.lora_dropout,
         target_modules=target_suffixes(
             base, [layer.trilora_seat[adapter_name].module for layer in layers.values()]
@@ -92,6 +94,8 @@ def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Ten
     base = config.base_model_name_or_path
     if base is not None and Path(base).is_absolute():
         config.base_model_name_or_path = Path(base).name
+    if config.target_modules is not None and not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules)  # a set has no order of its own
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

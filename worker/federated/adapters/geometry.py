@@ -9,8 +9,8 @@ entries (or as many as an explicit sparsity leaves). Three layouts say which one
 - `gather`: any single entries, read in order of position into a q x q matrix (published code).
 """
 
+import math
 from dataclasses import dataclass
-from math import isqrt
 from typing import Literal
 
 import torch
@@ -45,7 +45,7 @@ class Geometry:
     @property
     def kept_rank(self) -> int:
         """Side q of the square that the held entries form (`block`, `gather`)."""
-        return isqrt(self.num_kept)
+        return math.isqrt(self.num_kept)
 
     @property
     def scores_shape(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Geometry:
     @property
     def num_selectable(self) -> int:
         """How many scores there are: R or R^2."""
-        return self.global_rank ** len(self.scores_shape)
+        return math.prod(self.scores_shape)
 
     @property
     def num_selected(self) -> int:

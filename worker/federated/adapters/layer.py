@@ -28,7 +28,7 @@ class Seat:
     identity: bool
 
 
-class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class TriLoraLinear(nn.Module, BaseTunerLayer):
     """A linear layer (`nn.Linear`, or GPT-2's `Conv1D`) with any number of named adapters.
 
     Per adapter: A (factor_rank, in_features), B (out_features, factor_rank) and the change
@@ -59,7 +59,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         With the identity, B starts at zero. Without it, T starts at zero and B is random.
         """
         module, geometry = seat.module, seat.stack.geometry
-        rank, device = geometry.factor_rank, self.get_base_layer().weight.device
+        rank, device = geometry.factor_rank, self.base_weight().device
         change = torch.zeros(geometry.global_rank, geometry.global_rank, device=device)
         out_factor = torch.zeros(module.out_features, rank)
         if not config.identity:
@@ -71,6 +71,10 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.trilora_B[adapter_name] = nn.Parameter(out_factor.to(device))
         self.trilora_D[adapter_name] = nn.Parameter(change)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def base_weight(self) -> nn.Parameter:
+        """W as the base layer stores it."""
+        return self.get_base_layer().get_parameter("weight")
 
     def core(self, adapter_name: str) -> torch.Tensor:
         """I + T (or T, without the identity), (factor_rank, factor_rank), in the graph."""
@@ -102,7 +106,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.trilora_A:
                 continue
-            weight = self.get_base_layer().weight
+            weight = self.base_weight()
             merged = weight.data + self.get_delta_weight(name).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise NonFiniteError(
@@ -118,7 +122,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             warnings.warn("Nothing to unmerge: no adapter is merged.", stacklevel=2)
         while self.merged_adapters:
             name = self.merged_adapters.pop()
-            weight = self.get_base_layer().weight
+            weight = self.base_weight()
             weight.data = weight.data - self.get_delta_weight(name).to(weight.dtype)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -147,7 +151,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
         """Moves one adapter without PEFT's cast: factors stay fp32 on a half-precision model."""
-        target = device or self.get_base_layer().weight.device
+        target = device or self.base_weight().device
         for parameters in (self.trilora_A, self.trilora_B, self.trilora_D):
             if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
                 parameters[adapter_name] = parameters[adapter_name].to(target)

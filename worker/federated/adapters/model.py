@@ -1,22 +1,23 @@
 """TriLoRA as a PEFT tuner: puts adapter layers into a model and owns what they have in common."""
 
-from typing import Any, ClassVar
+from typing import Any, cast
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+from transformers import PreTrainedModel
 
 from worker.federated.adapters.config import TriLoraConfig
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.adapters.layer import Seat, TriLoraLinear
 from worker.federated.adapters.stack import MiddleStack
 from worker.federated.alignment import start_alignment
-from worker.federated.errors import UnsupportedModelError
+from worker.federated.errors import InvalidConfigError, UnsupportedModelError
 from worker.federated.roles import AdaptedModule, adapted_modules, target_suffixes
 from worker.federated.seeds import generator
 
 
-class TriLoraModel(BaseTuner):  # type: ignore[misc]
+class TriLoraModel(BaseTuner):
     """Adapts every linear layer that `worker.federated.roles` names, or those that match.
 
     `trilora_stacks` holds one `MiddleStack` per adapter; PEFT saves and loads it with the rest.
@@ -24,7 +25,7 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
 
     prefix = "trilora_"
     tuner_layer_cls = TriLoraLinear
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - declared so by BaseTuner
     uses_shared_state = True
 
     def _prepare_adapter_config(
@@ -33,34 +34,35 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
         """Nothing to do here: the names come from the model, see `_prepare_model`."""
         return peft_config
 
-    def _prepare_model(self, peft_config: TriLoraConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Fills in the target modules, and creates the stack that the new layers will share."""
-        modules = adapted_modules(model)
-        if peft_config.target_modules is None:
-            peft_config.target_modules = set(target_suffixes(model, modules))
-        chosen = [m for m in modules if self._check_target_module_exists(peft_config, m.name)]
-        adapter_name = next(n for n, c in self.peft_config.items() if c is peft_config)
+        config, body = _own(peft_config), cast(PreTrainedModel, model)
+        modules = adapted_modules(body)
+        if config.target_modules is None:
+            config.target_modules = set(target_suffixes(body, modules))
+        chosen = [m for m in modules if self._check_target_module_exists(config, m.name)]
+        adapter_name = next(n for n, c in self.peft_config.items() if c is config)
         num_layers = 1 + max(module.layer for module in modules)
-        start = generator(peft_config.seed, "alignment")
+        start = generator(config.seed, "alignment")
         alignment = start_alignment(
-            peft_config.alignment_start,
-            peft_config.alignment_constraint,
-            peft_config.num_slots or num_layers,
+            config.alignment_start,
+            config.alignment_constraint,
+            config.num_slots or num_layers,
             num_layers,
             start,
         )
         geometry = make_geometry(
-            peft_config.layout,
-            peft_config.r,
-            peft_config.global_rank or peft_config.r,
-            peft_config.sparsity,
+            config.layout,
+            config.r,
+            config.global_rank or config.r,
+            config.sparsity,
         )
         stack = MiddleStack(
             geometry,
             list(dict.fromkeys(module.role for module in chosen)),
             alignment,
-            sharing=peft_config.alignment_sharing,
-            generator=generator(peft_config.shared_seed, "scores"),
+            sharing=config.alignment_sharing,
+            generator=generator(config.shared_seed, "scores"),
         ).to(next(model.parameters()).device)
         if "trilora_stacks" not in self._modules:
             self.trilora_stacks = nn.ModuleDict()
@@ -69,14 +71,15 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
 
     def _create_and_replace(
         self,
-        config: TriLoraConfig,
+        peft_config: PeftConfig,
         adapter_name: str,
         target: nn.Module,
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **optional: Any,
+        parameter_name: str | None = None,
     ) -> None:
+        config = _own(peft_config)
         place = self._places.get(current_key)
         if place is None:
             raise UnsupportedModelError(
@@ -84,7 +87,7 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
                 "target_modules empty, or name only modules of worker/federated/roles.py."
             )
         seat = Seat(
-            stack=self.trilora_stacks[adapter_name],
+            stack=cast(MiddleStack, self.trilora_stacks[adapter_name]),
             module=place,
             scaling=config.lora_alpha / config.r,
             identity=config.identity,
@@ -108,3 +111,11 @@ class TriLoraModel(BaseTuner):  # type: ignore[misc]
         """Removes an adapter from every layer, and its stack."""
         super().delete_adapter(adapter_name)
         del self.trilora_stacks[adapter_name]
+
+
+def _own(config: PeftConfig) -> TriLoraConfig:
+    if not isinstance(config, TriLoraConfig):
+        raise InvalidConfigError(
+            f"TriLoRA was given a {type(config).__name__}: pass a TriLoraConfig instead."
+        )
+    return config

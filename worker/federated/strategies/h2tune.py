@@ -1,13 +1,15 @@
-"""H2Tune: clients of any depth, width, rank and task share one small middle matrix per slot and role.
+"""H2Tune: clients of any depth, width, rank and task share one small matrix per slot and role.
 
 Idea. Every adapted layer computes W x + (alpha / r) B (I + T) A x. The factors A and B are private;
 the middle matrices T are cut from R x R matrices S that all clients share, through a sparse mask
-(its size follows from the client's rank) and a private alignment P that maps the client's layers to
-the L* slots of the common stack. In each round a client first trains T and P with A and B frozen,
-then A and B with T frozen; the first round trains all, since with B = 0 nothing else has a gradient.
+(its size follows from the client's rank) and a private alignment P that maps the client's layers
+to the L* slots of the common stack. In each round a client first trains T and P with A and B
+frozen, then A and B with T frozen; the first round trains all, since with B = 0 nothing else has a
+gradient.
 
-Reference: Guo et al., H2Tune, ECAI 2025, arXiv 2507.22633. This is our implementation: its published
-code carries no learned information between clients, so several choices are ours and named here.
+Reference: Guo et al., H2Tune, ECAI 2025, arXiv 2507.22633. This is our implementation: the code
+published with the paper carries no learned information between clients, so several choices are ours
+and named here.
  1. Aggregation adds changes (`delta`), S <- S + eta sum_i p_i up(M_i * D_i) / sum_i p_i h_i, where
     h_i marks the entries of the slots that client i holds. A mean of the matrices (`mean`, as
     published) shrinks S in every round in which nobody learns.
@@ -19,8 +21,8 @@ Leaves the client: the held entries of one matrix per slot and role, the mask un
 how much of each slot the client's layers fill (L* numbers). Never leaves: data, base model, A, B, P
 and the optimizer's state. Symbols and shapes: `h2tune_client`.
 
-Bytes of values per round and direction: L* m k 4 for m roles and k held entries (k = r^2 by default);
-masks min(n / 8, 2 s) per role for s of n positions.
+Bytes of values per round and direction: 4 L* m k for m roles and k held entries (k = r^2 by
+default); masks: min(n / 8, 2 s) per role for s of n positions.
 """
 
 from collections.abc import Iterable
@@ -47,8 +49,9 @@ from worker.federated.client_round import (
 )
 from worker.federated.errors import InvalidConfigError
 from worker.federated.seeds import derive_seed, generator
-from worker.federated.strategies.h2tune_client import ClientModel, Training, mask_churn
+from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_server import Aggregation
+from worker.federated.strategies.h2tune_training import Training
 from worker.federated.training import peak_memory_bytes, train
 from worker.federated.types import (
     AggregationReport,

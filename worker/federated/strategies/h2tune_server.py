@@ -3,7 +3,7 @@
 import torch
 
 from backend.contracts.strategies import H2TuneParams
-from worker.federated.adapters.geometry import Geometry, make_geometry
+from worker.federated.adapters.geometry import make_geometry
 from worker.federated.client_round import take
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import generator

@@ -11,6 +11,7 @@ Reference: Hu et al., LoRA, arXiv 2106.09685.
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -27,6 +28,7 @@ from worker.federated.client_round import (
     Stopwatch,
     before_and_after,
     below,
+    body_of,
     lora_bytes,
     measure,
     relative_change,
@@ -95,7 +97,7 @@ class LocalOnly:
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
             adapted = _adapt(plan, client)
-            model, factors = adapted.get_base_model(), lora_factors(adapted)
+            model, factors = body_of(adapted), lora_factors(adapted)
             batches = training_batches(plan, client)
             start = snapshot(factors)
         with watch.measure(MetricName.SECONDS_EVALUATE):
@@ -139,10 +141,10 @@ class LocalOnly:
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Measures the trained adapter once more and writes it as it is."""
         adapted = _adapt(plan, client)
-        accuracy = measure(adapted.get_base_model(), client).accuracy
+        accuracy = measure(body_of(adapted), client).accuracy
         client.on_progress(Progress("exporting", 0, 1))
         tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        write_lora(folder, adapted.peft_config["default"], tensors)
+        write_lora(folder, cast(LoraConfig, adapted.peft_config["default"]), tensors)
         return {MetricName.ACCURACY_DELIVERED: accuracy}
 
     def aggregate(
@@ -164,13 +166,13 @@ class LocalOnly:
 
 def lora_factors(adapted: PeftModel) -> dict[str, nn.Parameter]:
     """The trained factors, as `A/<module>` (r, in_features) and `B/<module>` (out_features, r)."""
+    model = body_of(adapted)
     return {
-        f"{letter}/{module.name}": adapted.get_base_model()
-        .get_submodule(module.name)
-        .get_submodule(f"lora_{letter}.default")
-        .get_parameter("weight")
+        f"{letter}/{module.name}": model.get_parameter(
+            f"{module.name}.lora_{letter}.default.weight"
+        )
         for letter in "AB"
-        for module in adapted_modules(adapted.get_base_model())
+        for module in adapted_modules(model)
     }
 
 
@@ -184,7 +186,7 @@ def _adapt(plan: ClientPlan, client: LocalClient) -> PeftModel:
     first = client.model.get_submodule(modules[0].name)
     config = LoraConfig(
         r=client.spec.lora_rank,
-        lora_alpha=client.spec.lora_alpha,
+        lora_alpha=cast(int, client.spec.lora_alpha),
         lora_dropout=client.training.lora_dropout,
         target_modules=target_suffixes(client.model, modules),
         fan_in_fan_out=isinstance(first, Conv1D),

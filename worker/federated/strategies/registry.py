@@ -12,7 +12,8 @@ from worker.federated.strategy import Strategy
 class StrategyFactory(Protocol):
     """A strategy's class: takes that strategy's own parameters."""
 
-    def __call__(self, params: Any) -> Strategy: ...
+    def __call__(self, params: Any) -> Strategy:
+        """The strategy with these parameters."""
 
 
 STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
