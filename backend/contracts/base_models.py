@@ -23,7 +23,7 @@ class BaseModelRef(BaseModel):
         description="builtin: ships with FedBraid. folder: a folder on the machine that trains. "
         "hub: a Hugging Face id."
     )
-    id: str = Field(min_length=1, max_length=500, examples=["tiny_llama"])
+    id: str = Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$", examples=["tiny_llama"])
 
 
 class Architecture(BaseModel):
@@ -31,7 +31,12 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    family: str = Field(min_length=1, max_length=100, description="transformers' `model_type`")
+    family: str = Field(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00]*$",
+        description="transformers' `model_type`",
+    )
     num_layers: int = Field(ge=1, le=10_000)
     hidden_size: int = Field(ge=1, le=1_000_000)
 
@@ -43,3 +48,11 @@ class BaseModelInfo(BaseModel):
 
     ref: BaseModelRef
     architecture: Architecture
+
+
+BUILTIN_MODELS: dict[BuiltinModelName, Architecture] = {
+    BuiltinModelName.TINY_LLAMA: Architecture(family="llama", num_layers=4, hidden_size=128),
+    BuiltinModelName.TINY_GEMMA: Architecture(family="gemma", num_layers=6, hidden_size=96),
+    BuiltinModelName.TINY_QWEN2: Architecture(family="qwen2", num_layers=5, hidden_size=112),
+}
+"""What the built-in models' `config.json` files state, for programs without the worker."""

@@ -19,7 +19,7 @@ class FederationCreate(Request):
     )
 
     name: Name
-    description: str = Field("", max_length=2000)
+    description: str = Field("", max_length=2000, pattern=r"^[^\x00]*$")
     global_rank: int = Field(
         16,
         ge=1,

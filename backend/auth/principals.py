@@ -1,0 +1,53 @@
+"""Who is acting: a signed-in user, a registered client, or the platform itself."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import UUID
+
+from backend.contracts.enums import Role
+
+_RANKS = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
+
+
+@dataclass(frozen=True)
+class UserPrincipal:
+    """A signed-in user; `address` is where the request came from."""
+
+    kind: ClassVar[str] = "user"
+    id: UUID
+    name: str
+    role: Role
+    token_id: UUID
+    address: str | None
+
+    def has(self, role: Role) -> bool:
+        """True when the user may do what `role` may: each role includes the weaker ones."""
+        return _RANKS[self.role] >= _RANKS[role]
+
+
+@dataclass(frozen=True)
+class ClientPrincipal:
+    """A registered client that sent its credential."""
+
+    kind: ClassVar[str] = "client"
+    id: UUID
+    name: str
+    token_id: UUID
+    address: str | None
+
+
+@dataclass(frozen=True)
+class SystemPrincipal:
+    """The platform itself, or somebody at its command line."""
+
+    kind: ClassVar[str] = "system"
+    id: None = None
+    name: str = "system"
+    address: None = None
+
+
+Principal = UserPrincipal | ClientPrincipal
+"""Whoever may call the API."""
+
+Actor = UserPrincipal | ClientPrincipal | SystemPrincipal
+"""Whoever may change something."""

@@ -1,0 +1,173 @@
+"""Enrolment keys, and joining the platform with one."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from backend.audit import record_audit
+from backend.auth.principals import Actor, ClientPrincipal, UserPrincipal
+from backend.auth.secrets import SecretKind, hash_secret, new_secret
+from backend.auth.service import issue_credential
+from backend.base_models.service import resolve_architecture
+from backend.clients import repository
+from backend.contracts.clients import (
+    Client,
+    ClientRegister,
+    ClientRegistered,
+    EnrolmentKey,
+    EnrolmentKeyCreate,
+    EnrolmentKeyCreated,
+)
+from backend.contracts.common import FieldError, Page
+from backend.contracts.datasets import BUILTIN_TASK_KINDS
+from backend.db import models
+from backend.db.conflicts import unique
+from backend.errors import ForbiddenError, InvalidError, NotFoundError
+from backend.settings import Settings
+from backend.web.paging import fetch_page
+
+
+def create_key(
+    session: Session, request: EnrolmentKeyCreate, actor: UserPrincipal
+) -> EnrolmentKeyCreated:
+    """A new enrolment key; its secret is in this answer only."""
+    secret = new_secret(SecretKind.ENROLMENT)
+    key = models.EnrolmentKey(
+        secret_hash=hash_secret(secret),
+        label=request.label,
+        max_uses=request.max_uses,
+        expires_at=datetime.now(UTC) + timedelta(hours=request.expires_in_hours),
+        created_by=actor.id,
+    )
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    record_audit(session, actor, "enrolment_key.create", key.id, label=key.label)
+    return EnrolmentKeyCreated(key=EnrolmentKey.model_validate(key), secret=secret)
+
+
+def list_keys(session: Session, cursor: UUID | None, limit: int) -> Page[EnrolmentKey]:
+    """All enrolment keys, newest first."""
+    return fetch_page(
+        session,
+        repository.keys_query(),
+        models.EnrolmentKey.id,
+        cursor,
+        limit,
+        EnrolmentKey.model_validate,
+    )
+
+
+def revoke_key(session: Session, key_id: UUID, actor: Actor) -> None:
+    """Refuses further registrations with a key; revoking twice is harmless.
+
+    Raises:
+        NotFoundError: no such key.
+    """
+    if repository.revoke_key(session, key_id):
+        record_audit(session, actor, "enrolment_key.revoke", key_id)
+    elif repository.find_key(session, key_id) is None:
+        raise NotFoundError(f"There is no enrolment key {key_id}.")
+
+
+def register(
+    session: Session, request: ClientRegister, settings: Settings, address: str | None
+) -> ClientRegistered:
+    """A new client with its credential.
+
+    The key is checked and counted first, so that nobody without one learns anything; when a later
+    check refuses, the transaction takes the use back.
+
+    Raises:
+        ForbiddenError: the key is unknown, used up, expired or revoked; the code tells which.
+        InvalidError: the base model, the rank or the data set cannot be used.
+        ConflictError: the name is taken.
+    """
+    key_id = _use_key(session, request.enrolment_key.get_secret_value())
+    _check_dataset(request)
+    architecture = resolve_architecture(
+        request.base_model, request.architecture, request.execution, settings.model_folders
+    )
+    _check_rank(request, architecture.hidden_size)
+    client = models.Client(
+        name=request.name,
+        execution=request.execution,
+        base_model=request.base_model.model_dump(mode="json"),
+        architecture=architecture.model_dump(mode="json"),
+        lora_rank=request.lora_rank,
+        lora_alpha=request.lora_alpha or 2.0 * request.lora_rank,
+        task=request.task,
+        dataset=request.dataset.model_dump(mode="json") if request.dataset else None,
+        enrolment_key_id=key_id,
+    )
+    with unique(
+        session,
+        f"There is a client {request.name!r} already. Choose another name, or rotate its "
+        "credential if it is yours.",
+        "client_name_taken",
+    ):
+        session.add(client)
+    credential = issue_credential(session, client)
+    session.flush()
+    session.refresh(client)
+    principal = ClientPrincipal(client.id, client.name, key_id, address)
+    record_audit(session, principal, "client.register", client.id, enrolment_key_id=str(key_id))
+    return ClientRegistered(client=Client.model_validate(client), credential=credential)
+
+
+def _use_key(session: Session, secret: str) -> UUID:
+    secret_hash = hash_secret(secret)
+    key_id = repository.use_key(session, secret_hash)
+    if key_id is not None:
+        return key_id
+    key = repository.find_key_by_hash(session, secret_hash)
+    if key is None:
+        raise ForbiddenError(
+            "The enrolment key is not known here. Copy the whole key (`fbe_...`), or ask an "
+            "operator for one.",
+            code="enrolment_key_unknown",
+        )
+    if key.revoked_at is not None:
+        raise ForbiddenError(
+            f"The enrolment key {key.label!r} was revoked. Ask an operator for a new one.",
+            code="enrolment_key_revoked",
+        )
+    if key.num_uses >= key.max_uses:
+        raise ForbiddenError(
+            f"The enrolment key {key.label!r} is used up ({key.num_uses} of {key.max_uses} uses). "
+            "Ask an operator for a new one.",
+            code="enrolment_key_used_up",
+        )
+    raise ForbiddenError(
+        f"The enrolment key {key.label!r} expired at {key.expires_at:%Y-%m-%d %H:%M} UTC. Ask an "
+        "operator for a new one.",
+        code="enrolment_key_expired",
+    )
+
+
+def _check_dataset(request: ClientRegister) -> None:
+    if request.dataset is None:
+        return
+    kind = BUILTIN_TASK_KINDS[request.dataset.task]
+    if kind is not request.task:
+        raise _refused(
+            "dataset.task",
+            request.dataset.task,
+            f"Data set {request.dataset.task.value!r} is for task {kind.value!r}, but `task` is "
+            f"{request.task.value!r}. Make them agree.",
+        )
+
+
+def _check_rank(request: ClientRegister, hidden_size: int) -> None:
+    if request.lora_rank > hidden_size:
+        raise _refused(
+            "lora_rank",
+            request.lora_rank,
+            f"LoRA rank {request.lora_rank} is above the width {hidden_size} of base model "
+            f"{request.base_model.id!r}: more gains nothing. Choose {hidden_size} or less.",
+        )
+
+
+def _refused(field: str, value: object, message: str) -> InvalidError:
+    return InvalidError(message, errors=[FieldError(field=field, value=value, message=message)])

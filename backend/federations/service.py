@@ -1,0 +1,137 @@
+"""Federations: who works together, and whether they fit."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from backend.audit import record_audit
+from backend.auth.principals import UserPrincipal
+from backend.clients import service as clients
+from backend.contracts.clients import Client
+from backend.contracts.common import FieldError, Page
+from backend.contracts.federations import Federation, FederationCreate, FederationDetail
+from backend.db import models
+from backend.db.conflicts import unique
+from backend.errors import InvalidError, NotFoundError
+from backend.federations import repository
+from backend.web.paging import fetch_page
+
+
+def create_federation(
+    session: Session, request: FederationCreate, actor: UserPrincipal
+) -> FederationDetail:
+    """A new federation of registered clients.
+
+    Raises:
+        InvalidError: an unknown client, or one whose rank is above the global rank.
+        ConflictError: the name is taken.
+    """
+    members = _members(session, request.client_ids)
+    _check_ranks(members, request.global_rank)
+    federation = models.Federation(
+        name=request.name,
+        description=request.description,
+        global_rank=request.global_rank,
+        created_by=actor.id,
+        clients=members,
+    )
+    with unique(
+        session,
+        f"There is a federation {request.name!r} already. Choose another name.",
+        "federation_name_taken",
+    ):
+        session.add(federation)
+    record_audit(session, actor, "federation.create", federation.id, name=federation.name)
+    return get_federation(session, federation.id)
+
+
+def get_federation(session: Session, federation_id: UUID) -> FederationDetail:
+    """One federation with its members.
+
+    Raises:
+        NotFoundError: no such federation.
+    """
+    found = repository.find_counted(session, federation_id)
+    if found is None:
+        raise NotFoundError(f"There is no federation {federation_id}.")
+    return FederationDetail(
+        **_with_counts(*found).model_dump(),
+        clients=[Client.model_validate(client) for client in found[0].clients],
+    )
+
+
+def list_federations(session: Session, cursor: UUID | None, limit: int) -> Page[Federation]:
+    """All federations, newest first."""
+    return fetch_page(
+        session,
+        repository.counted_query(),
+        models.Federation.id,
+        cursor,
+        limit,
+        _with_counts,
+    )
+
+
+def get_row(session: Session, federation_id: UUID) -> models.Federation:
+    """One federation as a row for other features.
+
+    Raises:
+        NotFoundError: no such federation.
+    """
+    federation = repository.find(session, federation_id)
+    if federation is None:
+        raise NotFoundError(f"There is no federation {federation_id}.")
+    return federation
+
+
+def _with_counts(federation: models.Federation, num_clients: int, num_runs: int) -> Federation:
+    return Federation(
+        id=federation.id,
+        name=federation.name,
+        description=federation.description,
+        global_rank=federation.global_rank,
+        num_clients=num_clients,
+        num_runs=num_runs,
+        created_at=federation.created_at,
+    )
+
+
+def _members(session: Session, client_ids: Sequence[UUID]) -> list[models.Client]:
+    """The clients in the order given; naming one twice is harmless."""
+    by_id = {client.id: client for client in clients.find_rows(session, list(client_ids))}
+    errors = [
+        FieldError(
+            field=f"client_ids.{index}",
+            value=str(client_id),
+            message=f"There is no client {client_id}. Register it first, or leave it out.",
+        )
+        for index, client_id in enumerate(client_ids)
+        if client_id not in by_id
+    ]
+    if errors:
+        raise InvalidError(
+            " ".join(error.message for error in errors[:10]), code="unknown_client", errors=errors
+        )
+    return [by_id[client_id] for client_id in dict.fromkeys(client_ids)]
+
+
+def _check_ranks(members: Sequence[models.Client], global_rank: int) -> None:
+    too_large = [client for client in members if client.lora_rank > global_rank]
+    if not too_large:
+        return
+    needed = max(client.lora_rank for client in too_large)
+    described = ", ".join(f"{client.name} has rank {client.lora_rank}" for client in too_large[:10])
+    raise InvalidError(
+        f"The global rank {global_rank} is below a member's LoRA rank: {described}. Set "
+        f"`global_rank` to {needed} or more, or leave those clients out.",
+        code="rank_above_global_rank",
+        errors=[
+            FieldError(
+                field="global_rank",
+                value=global_rank,
+                message=f"{client.name} has LoRA rank {client.lora_rank}, which is above it",
+            )
+            for client in too_large
+        ],
+    )

@@ -1,0 +1,110 @@
+"""The web application: `uvicorn backend.main:create_app --factory`."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from backend.base_models.routes import router as base_models
+from backend.clients.routes import router as clients
+from backend.contracts.common import Problem
+from backend.datasets.routes import router as datasets
+from backend.db.session import create_database_engine, create_session_factory
+from backend.events.routes import router as events
+from backend.federations.routes import router as federations
+from backend.health.routes import router as health
+from backend.logging import configure_logging
+from backend.metrics.routes import router as metrics
+from backend.runs.routes import router as runs
+from backend.settings import Settings, get_settings
+from backend.storage import open_blob_store
+from backend.strategies.routes import router as strategies
+from backend.users.routes import router as users
+from backend.web.middleware import BodyLimit, RequestContext
+from backend.web.problems import COMMON_PROBLEMS, add_problem_handlers
+from backend.web.prometheus import RequestMetrics
+
+PREFIX = "/api/v1"
+_ROUTERS = (
+    users,
+    clients,
+    datasets,
+    base_models,
+    strategies,
+    federations,
+    runs,
+    metrics,
+    events,
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, connected to the configured services when it starts.
+
+    Args:
+        settings: default: those of the environment.
+
+    Raises:
+        ValueError: no database or no blob store is configured.
+    """
+    settings = settings or get_settings()
+    configure_logging(settings.log_level)
+    app = FastAPI(
+        title="FedBraid",
+        summary="Federated fine-tuning of foundation models that differ in everything.",
+        version=version("fedbraid"),
+        openapi_url=f"{PREFIX}/openapi.json",
+        lifespan=_connection(settings),
+    )
+    request_metrics = RequestMetrics()
+    app.state.settings = settings
+    app.state.request_metrics = request_metrics
+    app.add_middleware(BodyLimit, exempt_suffix="/dataset")
+    app.add_middleware(RequestContext, metrics=request_metrics)  # added last: outermost
+    add_problem_handlers(app)
+    api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)
+    for router in _ROUTERS:
+        api.include_router(router)
+    app.include_router(api)
+    app.include_router(health)
+    app.openapi = _with_problem_schema(app.openapi)  # type: ignore[method-assign]
+    return app
+
+
+def _connection(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What the application holds while it runs.
+
+    Raises:
+        ValueError: no database or no blob store is configured.
+    """
+    if settings.database_url is None or settings.blob_url is None:
+        raise ValueError(
+            "DATABASE_URL and BLOB_URL must both be set; start through `fedbraid up` or set them"
+        )
+    database_url, blob_url = settings.database_url.get_secret_value(), settings.blob_url
+
+    @asynccontextmanager
+    async def connect(app: FastAPI) -> AsyncIterator[None]:
+        engine = create_database_engine(database_url)
+        app.state.session_factory = create_session_factory(engine)
+        app.state.blob_store = open_blob_store(blob_url)
+        yield
+        engine.dispose()
+
+    return connect
+
+
+def _with_problem_schema(describe: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Adds the schema of problem details, to which the declared errors refer."""
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document["components"]["schemas"]
+        schemas.update(schema.pop("$defs", {}))
+        schemas["Problem"] = schema
+        return document
+
+    return openapi

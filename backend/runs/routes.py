@@ -1,0 +1,113 @@
+"""`/federations/{id}/runs` and `/runs`."""
+
+from typing import Annotated
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import APIRouter, Query, status
+from fastapi.responses import StreamingResponse
+
+from backend.auth.dependencies import (
+    AnyPrincipal,
+    Operator,
+    Viewer,
+    require_role_or_client,
+)
+from backend.contracts.common import Page
+from backend.contracts.enums import Role
+from backend.contracts.runs import Adapter, LiveRun, Run, RunCreate
+from backend.runs import live, service
+from backend.web.dependencies import DbSession, Store
+from backend.web.paging import MAX_JOURNAL_ID, Cursor, Limit
+
+router = APIRouter(tags=["runs"])
+
+After = Annotated[int, Query(ge=0, le=MAX_JOURNAL_ID, description="`cursor` of the answer before")]
+
+
+@router.post(
+    "/federations/{federation_id}/runs",
+    status_code=status.HTTP_201_CREATED,
+    summary="Prepare a run",
+)
+def create_run(
+    federation_id: UUID, body: RunCreate, principal: Operator, session: DbSession
+) -> Run:
+    """A run of one strategy with one seed; it begins with `POST /runs/{id}/start`."""
+    return service.create_run(session, federation_id, body, principal)
+
+
+@router.get("/federations/{federation_id}/runs", summary="A federation's runs")
+def list_runs(
+    federation_id: UUID,
+    _principal: Viewer,
+    session: DbSession,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[Run]:
+    """All runs of a federation, newest first."""
+    return service.list_runs(session, federation_id, cursor, limit)
+
+
+@router.get("/runs/{run_id}", summary="One run")
+def get_run(run_id: UUID, _principal: Viewer, session: DbSession) -> Run:
+    """One run with its state."""
+    return service.get_run(session, run_id)
+
+
+@router.post("/runs/{run_id}/start", status_code=status.HTTP_202_ACCEPTED, summary="Start a run")
+def start_run(run_id: UUID, principal: Operator, session: DbSession) -> Run:
+    """Queues a created run whose members all have a data set."""
+    return service.start_run(session, run_id, principal)
+
+
+@router.post("/runs/{run_id}/cancel", status_code=status.HTTP_202_ACCEPTED, summary="Cancel a run")
+def cancel_run(run_id: UUID, principal: Operator, session: DbSession) -> Run:
+    """Ends a run early; whoever still trains for it stops within seconds."""
+    return service.cancel_run(session, run_id, principal)
+
+
+@router.get("/runs/{run_id}/live", summary="What changed in a run")
+def get_live(run_id: UUID, _principal: Viewer, session: DbSession, after: After = 0) -> LiveRun:
+    """The state, and what happened after a cursor; poll with `after=cursor`.
+
+    `rounds` has all rounds when `after` is 0, else those that changed since. Progress points are
+    thinned to a few hundred a client. A very long backlog comes in several answers, so ask again
+    until the cursor stays.
+    """
+    return live.live_run(session, run_id, after)
+
+
+@router.get("/runs/{run_id}/adapters", summary="Adapters of a run")
+def list_adapters(
+    run_id: UUID,
+    _principal: Viewer,
+    session: DbSession,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[Adapter]:
+    """The adapters that can be downloaded, newest first."""
+    return service.list_adapters(session, run_id, cursor, limit)
+
+
+@router.get(
+    "/runs/{run_id}/clients/{client_id}/adapter",
+    summary="Download an adapter",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {}}, "description": "A PEFT LoRA folder."}},
+)
+def download_adapter(
+    run_id: UUID, client_id: UUID, principal: AnyPrincipal, session: DbSession, store: Store
+) -> StreamingResponse:
+    """A client's own adapter as a zip; for users, and for the client itself."""
+    require_role_or_client(principal, Role.VIEWER, client_id)
+    download = service.open_adapter(session, store, run_id, client_id)
+    return StreamingResponse(
+        download.chunks,
+        media_type=download.media_type,
+        headers={
+            "Content-Length": str(download.size_bytes),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(download.name, safe='')}",
+            "ETag": f'"{download.sha256}"',
+        },
+    )

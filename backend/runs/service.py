@@ -1,0 +1,199 @@
+"""Runs: preparing, starting and cancelling them, and what they left."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from backend.audit import record_audit
+from backend.auth.principals import UserPrincipal
+from backend.contracts.common import Page
+from backend.contracts.enums import EventKind, RunStatus
+from backend.contracts.jobs import OpenRound
+from backend.contracts.runs import Adapter, Run, RunCreate
+from backend.db import models
+from backend.errors import ConflictError, NotFoundError
+from backend.federations import service as federations
+from backend.jobs import commit_and_enqueue
+from backend.journal import record_event
+from backend.lifecycle import cancel_run as end_run
+from backend.lifecycle import change_run, lock_run
+from backend.runs import repository
+from backend.storage import BlobStore
+from backend.web.paging import fetch_page
+
+CHUNK_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on its way out."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    media_type: str
+    chunks: Iterator[bytes]
+
+
+def create_run(
+    session: Session, federation_id: UUID, request: RunCreate, actor: UserPrincipal
+) -> Run:
+    """A new run, which waits to be started.
+
+    Raises:
+        NotFoundError: no such federation.
+    """
+    federation = federations.get_row(session, federation_id)
+    run = models.Run(
+        federation_id=federation.id,
+        strategy=request.strategy.model_dump(mode="json"),
+        training=request.training.model_dump(mode="json"),
+        num_rounds=request.num_rounds,
+        seed=request.seed,
+        created_by=actor.id,
+    )
+    session.add(run)
+    session.flush()
+    session.refresh(run)
+    record_event(
+        session,
+        run.id,
+        EventKind.RUN_CREATED,
+        f"Created by {actor.name}: {request.strategy.name.value}, "
+        f"{request.num_rounds} rounds, seed {request.seed}.",
+    )
+    record_audit(session, actor, "run.create", run.id, federation_id=str(federation_id))
+    return Run.model_validate(run)
+
+
+def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
+    """Queues a run; commits, and then its first job leaves.
+
+    Raises:
+        NotFoundError: no such run.
+        ConflictError: it was started before, or a member has no data set.
+    """
+    require_run(session, run_id)
+    run = lock_run(session, run_id)
+    missing = [client.name for client in run.federation.clients if client.dataset is None]
+    if missing:
+        raise ConflictError(
+            f"No data set yet: {', '.join(missing)}. Upload one for each with "
+            "PUT /api/v1/clients/{id}/dataset, then start again.",
+            code="dataset_missing",
+        )
+    if not change_run(session, run_id, RunStatus.QUEUED):
+        raise ConflictError(
+            f"Run {run_id} is {run.status.value}; only a created run can be started. Create a new "
+            "run to train again.",
+            code="run_not_startable",
+        )
+    record_event(session, run_id, EventKind.RUN_QUEUED, f"Started by {actor.name}.")
+    record_audit(session, actor, "run.start", run_id)
+    commit_and_enqueue(session, OpenRound(run_id=run_id))
+    return _fresh(session, run)
+
+
+def cancel_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
+    """Ends a run early; what clients already reached is kept.
+
+    Raises:
+        NotFoundError: no such run.
+        ConflictError: it has ended.
+    """
+    run = require_run(session, run_id)
+    if not end_run(session, run_id, actor.name):
+        raise ConflictError(
+            f"Run {run_id} has ended already: it is {run.status.value}.", code="run_ended"
+        )
+    record_audit(session, actor, "run.cancel", run_id)
+    session.flush()
+    return _fresh(session, run)
+
+
+def get_run(session: Session, run_id: UUID) -> Run:
+    """One run.
+
+    Raises:
+        NotFoundError: no such run.
+    """
+    return Run.model_validate(require_run(session, run_id))
+
+
+def list_runs(session: Session, federation_id: UUID, cursor: UUID | None, limit: int) -> Page[Run]:
+    """A federation's runs, newest first.
+
+    Raises:
+        NotFoundError: no such federation.
+    """
+    federations.get_row(session, federation_id)
+    query = repository.of_federation_query(federation_id)
+    return fetch_page(session, query, models.Run.id, cursor, limit, Run.model_validate)
+
+
+def list_adapters(session: Session, run_id: UUID, cursor: UUID | None, limit: int) -> Page[Adapter]:
+    """The adapters that clients of a run can download.
+
+    Raises:
+        NotFoundError: no such run.
+    """
+    require_run(session, run_id)
+    query = repository.adapters_query(run_id)
+    return fetch_page(session, query, models.ClientUpdate.id, cursor, limit, _adapter)
+
+
+def open_adapter(session: Session, store: BlobStore, run_id: UUID, client_id: UUID) -> Download:
+    """A client's adapter as a zip, ready to be streamed.
+
+    Raises:
+        NotFoundError: no such run, or no adapter of this client yet.
+        BlobMissingError: its bytes are gone.
+    """
+    require_run(session, run_id)
+    query = repository.adapters_query(run_id).where(models.Client.id == client_id)
+    row = session.execute(query.order_by(models.ClientUpdate.id.desc()).limit(1)).first()
+    if row is None:
+        raise NotFoundError(
+            f"Client {client_id} has no adapter in run {run_id}. Adapters are exported after the "
+            "last round; see GET /api/v1/runs/{id}/adapters."
+        )
+    _update, client, blob = row
+    stream = store.open(blob.sha256)
+    return Download(
+        name=f"{client.name}-{run_id}.zip",
+        size_bytes=blob.size_bytes,
+        sha256=blob.sha256,
+        media_type=blob.media_type,
+        chunks=iter(lambda: stream.read(CHUNK_BYTES), b""),
+    )
+
+
+def require_run(session: Session, run_id: UUID) -> models.Run:
+    """One run as a row for other features.
+
+    Raises:
+        NotFoundError: no such run.
+    """
+    run = repository.find_run(session, run_id)
+    if run is None:
+        raise NotFoundError(f"There is no run {run_id}.")
+    return run
+
+
+def _fresh(session: Session, run: models.Run) -> Run:
+    session.refresh(run)
+    return Run.model_validate(run)
+
+
+def _adapter(update: models.ClientUpdate, client: models.Client, blob: models.Blob) -> Adapter:
+    run_id = update.round.run_id
+    return Adapter(
+        run_id=run_id,
+        client_id=client.id,
+        client_name=client.name,
+        size_bytes=blob.size_bytes,
+        sha256=blob.sha256,
+        created_at=update.ended_at or blob.created_at,
+    )
