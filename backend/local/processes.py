@@ -45,6 +45,7 @@ class ChildProcess:
 
     def start(self) -> None:
         """Starts the program, for the first time or again after its end."""
+        self._was_asked = False
         self.command.log_path.parent.mkdir(parents=True, exist_ok=True)
         # -P: a folder named `backend` where the user stands is not ours.
         launcher = [sys.executable, "-P", "-m", "backend.local.launcher"]
@@ -69,10 +70,15 @@ class ChildProcess:
         """How the program ended, or None while it runs; negative: the signal that ended it."""
         return self._process.poll()
 
+    def ask_to_stop(self) -> None:
+        """Asks the program to end, once; `stop` waits for it."""
+        if not self._was_asked:
+            self._was_asked = True
+            self._process.send_signal(self.command.stop_signal)
+
     def stop(self) -> None:
         """Ends the program and returns when it is gone."""
-        if self._process.poll() is None:
-            self._process.send_signal(self.command.stop_signal)
+        self.ask_to_stop()
         try:
             self._process.wait(self.command.patience_seconds)
         except subprocess.TimeoutExpired:

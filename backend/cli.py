@@ -1,0 +1,238 @@
+"""The command line: `fedbraid up`, `demo`, `migrate`, `user`, `strategies`, `sweep`, `version`."""
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from backend.api_client.errors import ApiClientError
+from backend.auth.principals import SystemPrincipal
+from backend.contracts.enums import Role
+from backend.contracts.strategies import StrategyName, describe_strategies
+from backend.contracts.users import UserCreate
+from backend.db.migrate import upgrade
+from backend.db.session import create_database_engine, create_session_factory
+from backend.demo.run import DemoOptions, check_options, run_demo
+from backend.errors import PlatformError
+from backend.local.administrator import USERNAME, password_path
+from backend.local.errors import LocalError
+from backend.local.platform import LocalPlatform, StopRequested, running
+from backend.local.ports import prefer_port, require_port
+from backend.local.services import open_database
+from backend.logging import configure_logging
+from backend.settings import Settings, get_settings
+from backend.sweep import run_forever
+from backend.users import service as users
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated fine-tuning of foundation models that differ in everything.",
+)
+user_app = typer.Typer(no_args_is_help=True, help="Who may sign in.")
+app.add_typer(user_app, name="user")
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--train-workers", min=1, help="Training processes; default: one per core, at most 4."
+    ),
+]
+
+
+@app.command()
+def up(train_workers: Workers = None) -> None:
+    """Start the whole platform on this machine, until Ctrl-C."""
+    with _one_line_errors():
+        settings = get_settings()
+        with running(settings, require_port, train_workers, _say) as platform:
+            _say_where(settings, platform)
+            while True:
+                platform.tend(seconds=3600)
+
+
+@app.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the last run.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the figures to this JSON file.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of data, initial weights and order.")] = 0,
+    strategy: Annotated[
+        StrategyName, typer.Option(help="What to compare with local_only.")
+    ] = StrategyName.H2TUNE,
+    train_workers: Workers = None,
+) -> None:
+    """Start the platform and run its main job through the REST API."""
+    with _one_line_errors():
+        settings = get_settings()
+        started_at = time.monotonic()
+        options = DemoOptions(strategy, rounds, seed, report, started_at)
+        check_options(options)
+        with running(settings, prefer_port, train_workers, _say) as platform:
+            _say_where(settings, platform)
+            run_demo(platform, settings, options, _out)
+            while not leave:
+                platform.tend(seconds=3600)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database schema up to date."""
+    with _one_line_errors(), open_database(get_settings()) as url:
+        upgrade(url)
+        _say("The database schema is up to date.")
+
+
+@app.command()
+def sweep() -> None:
+    """Send lost work again, every few seconds, until stopped."""
+    with _one_line_errors():
+        settings = get_settings()
+        configure_logging(settings.log_level)
+        stop = threading.Event()
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        run_forever(settings, stop)
+
+
+@app.command()
+def strategies(
+    as_json: Annotated[bool, typer.Option("--json", help="With all parameters.")] = False,
+) -> None:
+    """List the strategies and what each of them shares."""
+    described = describe_strategies()
+    if as_json:
+        typer.echo(json.dumps([info.model_dump(mode="json") for info in described], indent=2))
+        return
+    table = Table("name", "title", "what leaves a client", "reference", box=None)
+    for info in described:
+        table.add_row(info.name, info.title, info.shares, info.reference or "")
+    _out.print(table)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(package_version("fedbraid"))
+
+
+@user_app.command("create")
+def create_user(
+    username: str,
+    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.VIEWER,
+    password: Annotated[
+        str,
+        typer.Option(
+            prompt=True,
+            hide_input=True,
+            confirmation_prompt=True,
+            help="12 characters or more; asked for when left out, which keeps it out of the "
+            "history of the shell.",
+        ),
+    ] = "",
+) -> None:
+    """Add a user."""
+    with _one_line_errors(), _session() as session:
+        request = UserCreate.model_validate(
+            {"username": username, "password": password, "role": role}
+        )
+        users.create_user(session, request, SystemPrincipal())
+        session.commit()
+        _say(f"{username} may sign in as {role}.")
+
+
+@user_app.command("list")
+def list_users() -> None:
+    """List the users."""
+    with _one_line_errors(), _session() as session:
+        table = Table("name", "role", "since (UTC)", box=None)
+        cursor = None
+        while True:
+            page = users.list_users(session, cursor, 100)
+            for user in page.items:
+                table.add_row(user.username, user.role, f"{user.created_at:%Y-%m-%d %H:%M}")
+            if page.next_cursor is None:
+                break
+            cursor = page.items[-1].id
+        _out.print(table)
+
+
+@contextmanager
+def _session() -> Iterator[Session]:
+    with open_database(get_settings()) as url:
+        upgrade(url)
+        engine = create_database_engine(url)
+        try:
+            with create_session_factory(engine)() as session:
+                yield session
+        finally:
+            engine.dispose()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns what people can put right into one line on standard error and exit status 1."""
+    try:
+        yield
+    except StopRequested:
+        raise typer.Exit(0) from None
+    except (LocalError, PlatformError, ApiClientError, ValueError, OSError) as error:
+        _fail(_first_sentence(error))
+    except OperationalError as error:
+        _fail(f"the database does not answer: {str(error.orig).strip().splitlines()[0]}")
+
+
+def _first_sentence(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return " ".join(str(error).split())
+
+
+def _fail(message: str) -> None:
+    _err.print(f"[red]error:[/red] {escape(message)}")
+    raise typer.Exit(1)
+
+
+def _say(message: str) -> None:
+    _out.print(escape(message), soft_wrap=True)
+
+
+def _say_where(settings: Settings, platform: LocalPlatform) -> None:
+    _out.print(f"[bold]Dashboard[/bold]  {platform.deployment.dashboard_url}", soft_wrap=True)
+    _out.print(f"API        {platform.deployment.api_url}/docs", soft_wrap=True)
+    if settings.admin_password is None and password_path(settings).exists():
+        path = password_path(settings)
+        password = f"password {path.read_text().strip()} (kept in {path})"
+        _out.print(f"Sign in    as {USERNAME}, {escape(password)}", soft_wrap=True)
+    _say(f"Logs       {settings.home / 'logs'}")
+    _say("Ctrl-C stops everything; the next start continues with the same data.")
+
+
+if __name__ == "__main__":
+    logging.captureWarnings(capture=True)
+    app()

@@ -1,0 +1,192 @@
+"""The main job through the REST API, as a browser does it: two runs over the same clients."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from backend.api_client import ApiClient
+from backend.contracts.clients import Client
+from backend.contracts.enums import RunStatus
+from backend.contracts.federations import FederationDetail
+from backend.contracts.metrics import MetricName
+from backend.contracts.runs import Run, RunCreate
+from backend.contracts.strategies import Params, StrategyName
+from backend.demo.figures import ClientFigures, DemoReport, RunMetrics, client_figures, verdict
+from backend.demo.progress import open_progress
+from backend.demo.scenario import TRAINING, prepare_federation
+from backend.local.administrator import USERNAME, known_password
+from backend.local.errors import DemoError
+from backend.local.platform import LocalPlatform
+from backend.settings import Settings
+
+POLL_SECONDS = 0.5
+_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line says.
+
+    Args:
+        strategy: compared with `local_only`.
+        rounds: of each run.
+        seed: of both runs.
+        report_path: where to write the figures; None: nowhere.
+        started_at: of the command, by `time.monotonic`.
+    """
+
+    strategy: StrategyName
+    rounds: int
+    seed: int
+    report_path: Path | None
+    started_at: float
+
+
+@dataclass(frozen=True)
+class _Finished:
+    run: Run
+    metrics: RunMetrics
+
+
+def check_options(options: DemoOptions) -> None:
+    """Refuses before anything is started what would fail at the end.
+
+    Raises:
+        DemoError: the strategy is the baseline, or the report has nowhere to go.
+    """
+    if options.strategy is StrategyName.LOCAL_ONLY:
+        others = ", ".join(name for name in StrategyName if name is not options.strategy)
+        raise DemoError(f"--strategy {options.strategy} is what all are compared with: {others}")
+    path = options.report_path
+    if path is not None and not path.absolute().parent.is_dir():
+        raise DemoError(f"--report {path}: the folder {path.absolute().parent} does not exist")
+
+
+def run_demo(
+    platform: LocalPlatform, settings: Settings, options: DemoOptions, console: Console
+) -> DemoReport:
+    """Runs `local_only` and then the strategy, and shows how every client fared.
+
+    Raises:
+        DemoError: a run did not complete; the message has its reason.
+        ApiClientError: the API refused something.
+    """
+    with ApiClient(platform.deployment.api_url) as api:
+        api.sign_in(USERNAME, known_password(settings))
+        federation = prepare_federation(api)
+        members = ", ".join(client.name for client in federation.clients)
+        console.print(f"Federation [bold]{federation.name}[/bold]: {members}", soft_wrap=True)
+        baseline = _run(platform, api, federation, StrategyName.LOCAL_ONLY, options, console)
+        shared = _run(platform, api, federation, options.strategy, options, console)
+    clients = [
+        client_figures(client, baseline.metrics, shared.metrics, options.strategy, options.rounds)
+        for client in federation.clients
+    ]
+    report = DemoReport(
+        clients=clients,
+        rounds=options.rounds,
+        seconds_total=round(time.monotonic() - options.started_at, 1),
+        seconds_training=round(_seconds(baseline.run) + _seconds(shared.run), 1),
+        dashboard_url=platform.deployment.dashboard_url,
+    )
+    _show(report, federation.clients, baseline, shared, options, console)
+    if options.report_path is not None:
+        report.write(options.report_path)
+        console.print(f"Report written to {options.report_path}", soft_wrap=True)
+    return report
+
+
+def _run(
+    platform: LocalPlatform,
+    api: ApiClient,
+    federation: FederationDetail,
+    strategy: StrategyName,
+    options: DemoOptions,
+    console: Console,
+) -> _Finished:
+    request = RunCreate(
+        strategy=_PARAMS.validate_python({"name": strategy}),
+        num_rounds=options.rounds,
+        seed=options.seed,
+        training=TRAINING,
+    )
+    run = api.runs.start(api.federations.create_run(federation.id, request).id)
+    console.print(
+        f"{strategy}: {platform.deployment.dashboard_url}/run?id={run.id}", soft_wrap=True
+    )
+    names = {client.id: client.name for client in federation.clients}
+    progress = open_progress(console, strategy.value, names)
+    cursor = 0
+    try:
+        while not run.status.is_terminal:
+            platform.tend(POLL_SECONDS)
+            live = api.runs.live(run.id, cursor)
+            run, cursor = live.run, live.cursor
+            progress.show(live)
+    finally:
+        progress.close()
+    if run.status is not RunStatus.COMPLETED:
+        raise DemoError(f"the {strategy} run is {run.status.value}: {run.error or 'no reason'}")
+    return _Finished(run, RunMetrics(api.runs.metrics(run.id)))
+
+
+def _seconds(run: Run) -> float:
+    if run.started_at is None or run.ended_at is None:
+        raise DemoError(f"run {run.id} is {run.status.value} and has no start or end")
+    return _difference(run.ended_at, run.started_at)
+
+
+def _difference(later: datetime, earlier: datetime) -> float:
+    return (later - earlier).total_seconds()
+
+
+def _show(
+    report: DemoReport,
+    members: list[Client],
+    baseline: _Finished,
+    shared: _Finished,
+    options: DemoOptions,
+    console: Console,
+) -> None:
+    table = Table(title="Accuracy of each client's delivered adapter", title_justify="left")
+    for column in ("client", "model", "task"):
+        table.add_column(column)
+    for column in (
+        *("rank", "before", "local_only", options.strategy.value, "zeros in shared"),
+        *("KiB up/round", "KiB down/round", "training s"),
+    ):
+        table.add_column(column, justify="right")
+    for figures, client in zip(report.clients, members, strict=True):
+        seconds = [
+            finished.metrics.total(client, MetricName.SECONDS_TRAIN)
+            for finished in (baseline, shared)
+        ]
+        table.add_row(*_row(figures, options.strategy), " + ".join(f"{s:.1f}" for s in seconds))
+    console.print(table)
+    num_test = [client.dataset.num_test for client in members if client.dataset is not None]
+    console.print(verdict(report.clients, options.strategy, num_test), soft_wrap=True)
+    console.print(
+        f"{report.rounds} rounds each, {report.seconds_training:.0f} s of runs, "
+        f"{report.seconds_total:.0f} s in all. Compare the runs in the browser: "
+        f"{report.dashboard_url}/federation?id={shared.run.federation_id}",
+        soft_wrap=True,
+    )
+
+
+def _row(figures: ClientFigures, strategy: StrategyName) -> list[str]:
+    accuracy = figures.accuracy
+    return [
+        figures.name,
+        f"{figures.family}, {figures.layers} x {figures.hidden}",
+        figures.task.value,
+        str(figures.rank),
+        *(f"{accuracy[key]:.1%}" for key in ("initial", StrategyName.LOCAL_ONLY, strategy)),
+        f"{figures.sparsity:.1%}",
+        f"{figures.bytes_up_per_round / 1024:.1f}",
+        f"{figures.bytes_down_per_round / 1024:.1f}",
+    ]
