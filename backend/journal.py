@@ -83,7 +83,7 @@ def _write_pending(session: Session) -> None:
         session.execute(select(func.pg_advisory_xact_lock(key)))
     for row in rows:  # one by one: a batch may number its rows in any order
         session.add(row)
-        session.flush([row])
+        session.flush()
 
 
 @event.listens_for(Session, "after_soft_rollback")
