@@ -1,5 +1,7 @@
 """The dashboard's entry: who is here, which pages there are, and what a page may fail with."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from backend.contracts.enums import Role
@@ -8,7 +10,10 @@ from dashboard.components import browser_session
 from dashboard.components.formatting import escape
 from dashboard.components.sign_in_form import sign_in_form
 
+LOGO = Path(__file__).with_name("logo.svg")
+
 st.set_page_config(page_title="FedBraid", page_icon="🧬", layout="wide")
+st.logo(LOGO, size="large")
 
 
 def main() -> None:

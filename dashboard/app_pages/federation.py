@@ -16,7 +16,7 @@ from dashboard.components import run_form
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import comparison_figure
 from dashboard.components.client_table import client_table
-from dashboard.components.delivered import delivered_accuracy
+from dashboard.components.delivered import reached
 from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import round_text, run_title
 from dashboard.components.live_history import mean
@@ -112,7 +112,7 @@ def _comparison(api: ApiClient, federation: FederationDetail, completed: list[Ru
             key="federation.compared",
         )  # fmt: skip
     names = {client.id: client.name for client in federation.clients}
-    accuracies = {run.id: delivered_accuracy(api, run.id) for run in shown}
+    accuracies = {run.id: reached(api, run.id).delivered for run in shown}
     st.plotly_chart(
         comparison_figure(
             (_run_label(run), {names[c]: v for c, v in accuracies[run.id].items() if c in names})

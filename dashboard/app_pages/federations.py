@@ -51,13 +51,9 @@ def _empty() -> None:
 
 def _card(federation: Federation, newest: Run | None) -> None:
     with st.container(border=True):
-        left, middle, right = st.columns([3, 4, 1.3], vertical_alignment="center")
+        left, middle, right = st.columns([3, 4, 1.4], vertical_alignment="center")
         with left:
-            st.page_link(
-                pages.FEDERATION,
-                label=f"**{escape(federation.name)}**",
-                query_params={"id": str(federation.id)},
-            )
+            st.markdown(f"**{escape(federation.name)}**")
             st.caption(
                 f"{_count(federation.num_clients, 'client')} · global rank "
                 f"{federation.global_rank} · {_count(federation.num_runs, 'run')}",
@@ -67,15 +63,23 @@ def _card(federation: Federation, newest: Run | None) -> None:
             if newest is None:
                 st.caption("No run yet. Open the federation to start one.")
             else:
-                run_badge(newest.status)
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    run_badge(newest.status)
+                    st.markdown(round_text(newest), width="content")
                 st.caption(
-                    f"Newest run: {run_title(newest)} · {round_text(newest)} · "
-                    f"created {ago_text(newest.created_at, now())}"
+                    f"Newest run: {run_title(newest)} · created "
+                    f"{ago_text(newest.created_at, now())}"
                 )
+        right.page_link(
+            pages.FEDERATION,
+            label="Open federation",
+            icon=":material/hub:",
+            query_params={"id": str(federation.id)},
+        )
         if newest is not None:
             right.page_link(
                 pages.RUN,
-                label="Open run",
+                label="Newest run",
                 icon=":material/monitoring:",
                 query_params={"id": str(newest.id)},
             )

@@ -1,6 +1,5 @@
 """One run, live: polls for what is new, keeps what it has seen, stops when nothing changes."""
 
-from collections.abc import Mapping
 from uuid import UUID
 
 import streamlit as st
@@ -13,7 +12,7 @@ from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
-from dashboard.components.delivered import delivered_accuracy, find_baseline
+from dashboard.components.delivered import Reached, find_baseline, reached
 from dashboard.components.formatting import escape, moment_text
 from dashboard.components.labels import STRATEGY_TITLES
 from dashboard.components.live_history import LiveHistory
@@ -120,10 +119,10 @@ def _draw(api: ApiClient, history: LiveHistory, federation: FederationDetail) ->
     run_view.events_section(history, session.viewer_zone())
 
 
-def _baseline(api: ApiClient, history: LiveHistory) -> Mapping[UUID, float] | None:
-    """Delivered accuracies of the run that shares all but the strategy, once it has ended."""
+def _baseline(api: ApiClient, history: LiveHistory) -> Reached | None:
+    """What the run that shares all but the strategy reached, once it has completed."""
     run = find_baseline(history.run, list(api.federations.runs(history.run.federation_id)))
-    return delivered_accuracy(api, run.id) if run else None
+    return reached(api, run.id) if run else None
 
 
 main()

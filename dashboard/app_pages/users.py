@@ -10,6 +10,8 @@ from backend.contracts.users import UserCreate
 from dashboard import session
 from dashboard.components.formatting import escape, moment_text
 
+ROLES: list[Role] = [Role.VIEWER, Role.OPERATOR, Role.ADMINISTRATOR]  # the least first
+
 
 def main() -> None:
     """Show the list and a form for one more."""
@@ -36,7 +38,7 @@ def main() -> None:
             "Password", type="password", help="12 characters or more",
             autocomplete="new-password",
         )  # fmt: skip
-        role: Role = st.selectbox("Role", list(Role), format_func=lambda item: item.value, index=2)
+        role = st.selectbox("Role", ROLES, format_func=str)
         sent = st.form_submit_button("Add user", type="primary")
     if sent:
         _add(username, password, role)

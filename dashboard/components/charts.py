@@ -7,6 +7,7 @@ from uuid import UUID
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboard.components.delivered import Pair
 from dashboard.components.formatting import byte_unit
 from dashboard.components.live_history import ByRound, running_total
 
@@ -65,7 +66,10 @@ def accuracy_figure(
     figure = go.Figure()
     many = len(styles) > FEW_CLIENTS
     for client, style in styles.items():
-        _add_line(figure, style, after.get(client, {}), width=1.2 if many else 2.5, scale=100)
+        _add_line(
+            figure, style, after.get(client, {}), scale=100,
+            width=1.2 if many else 2.5, opacity=0.45 if many else 1,
+        )  # fmt: skip
         _add_line(
             figure, style, before.get(client, {}), width=1, scale=100, opacity=0.55, legend=False
         )
@@ -113,6 +117,7 @@ def loss_figure(
                 y=[value for _, value in line],
                 name=style.name,
                 mode="lines",
+                opacity=0.5 if len(styles) > FEW_CLIENTS else 1,
                 line={"color": style.colour, "dash": style.dash, "width": 1.5},
                 hovertemplate="%{y:.3f}",
             )
@@ -127,6 +132,7 @@ def sparsity_figure(
     for client, style in styles.items():
         _add_line(figure, style, sparsity.get(client, {}), width=2, scale=100)
     _finish(figure, "Round", "Zeros in the shared matrices (%)")
+    figure.update_layout(showlegend=len(styles) <= FEW_CLIENTS)
     figure.update_yaxes(range=[-3, 103])
     figure.update_xaxes(range=[0.5, num_rounds + 0.5], tickvals=_round_ticks(num_rounds))
     return figure
@@ -135,12 +141,16 @@ def sparsity_figure(
 def traffic_figure(
     styles: Mapping[UUID, ClientStyle], up: Mapping[UUID, ByRound], down: Mapping[UUID, ByRound]
 ) -> go.Figure:
-    """Payload per round, stacked over clients: sent on the left, received on the right."""
+    """Payload per round, stacked over clients: sent on the left, received on the right.
+
+    Many clients become one bar of their total: stripes nobody can tell apart say less.
+    """
+    if len(styles) > FEW_CLIENTS:
+        everybody = UUID(int=0)
+        styles = {everybody: ClientStyle(f"all {len(styles)} clients", PALETTE[0], "solid")}
+        up, down = {everybody: _totals(up)}, {everybody: _totals(down)}
     unit, size = byte_unit(max([*_totals(up).values(), *_totals(down).values()], default=0))
-    figure = make_subplots(
-        cols=2, shared_yaxes=True, horizontal_spacing=0.04,
-        subplot_titles=("Sent by clients (up)", "Received by clients (down)"),
-    )  # fmt: skip
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, values in ((1, up), (2, down)):
         for client, style in styles.items():
             rounds = values.get(client, {})
@@ -158,8 +168,10 @@ def traffic_figure(
                 )
     _finish(figure, "Round", "")
     figure.update_yaxes(title_text=f"Payload per round ({unit})", col=1)
+    figure.update_xaxes(title_text="Round · sent by clients (up)", col=1)
+    figure.update_xaxes(title_text="Round · received by clients (down)", col=2)
     figure.update_xaxes(tickvals=_round_ticks(max([*_totals(up), *_totals(down)], default=1)))
-    figure.update_layout(barmode="stack", bargap=0.25, margin_t=36)
+    figure.update_layout(barmode="stack", bargap=0.25)
     return figure
 
 
@@ -190,12 +202,11 @@ def cumulative_traffic_figure(up: ByRound, down: ByRound, lora: ByRound) -> go.F
 
 def gain_figure(
     styles: Mapping[UUID, ClientStyle],
-    accuracy: Mapping[UUID, float],
-    baseline: Mapping[UUID, float],
+    pairs: Mapping[UUID, Pair],
 ) -> go.Figure:
     """Each client's accuracy minus its own local-only baseline, in percentage points."""
-    shown = [client for client in styles if client in accuracy and client in baseline]
-    gains = [100 * (accuracy[client] - baseline[client]) for client in shown]
+    shown = [client for client in styles if client in pairs]
+    gains = [100 * pairs[client].gain for client in shown]
     figure = go.Figure(
         go.Bar(
             x=gains,
@@ -204,7 +215,7 @@ def gain_figure(
             marker_color=["#1f9d6b" if gain >= 0 else "#d8436b" for gain in gains],
             text=[f"{gain:+.1f}" for gain in gains],
             textposition="auto",
-            customdata=[[100 * accuracy[c], 100 * baseline[c]] for c in shown],
+            customdata=[[100 * pairs[c].own, 100 * pairs[c].local] for c in shown],
             hovertemplate="this run %{customdata[0]:.1f} %, local only %{customdata[1]:.1f} %"
             "<extra></extra>",
         )
@@ -212,7 +223,9 @@ def gain_figure(
     _finish(figure, "Difference to local only (percentage points)", "")
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_layout(hovermode="closest", height=max(220, 60 + 30 * len(shown)))
+    figure.update_layout(
+        hovermode="closest", height=max(180, 60 + 30 * len(shown)), margin_t=8, bargap=0.35
+    )
     return figure
 
 
@@ -257,7 +270,7 @@ def layer_map_figure(
     figure.update_xaxes(range=[0.5, num_slots + 0.5], tickvals=_round_ticks(num_slots))
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
-        showlegend=False, hovermode="closest", height=max(180, 90 + 28 * len(styles))
+        showlegend=False, hovermode="closest", height=max(160, 70 + 28 * len(styles)), margin_t=8
     )
     return figure
 
@@ -272,6 +285,7 @@ def _add_line(
     opacity: float = 1.0,
     legend: bool = True,
 ) -> None:
+    """One client's line over rounds; without `legend` it is a faint companion of another."""
     if not values:
         return
     rounds = sorted(values)
@@ -301,9 +315,18 @@ def _add_mean(figure: go.Figure, values: Mapping[UUID, ByRound]) -> None:
         y=means,
         name="mean of clients",
         mode="lines+markers",
-        line={"color": GREY, "width": 4},
+        line={"color": GREY, "width": 5},
+        marker={"size": 9},
         hovertemplate="%{y:.1f} %",
     )
+
+
+def _legend(num_entries: int) -> dict[str, object]:
+    """A line above the chart while it is short, else a list beside it that scrolls."""
+    shared: dict[str, object] = {"title_text": "", "font_size": 12, "tracegroupgap": 2}
+    if num_entries > FEW_CLIENTS:
+        return shared
+    return shared | {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}
 
 
 def _totals(values: Mapping[UUID, ByRound]) -> ByRound:
@@ -323,10 +346,10 @@ def _finish(figure: go.Figure, x_title: str, y_title: str) -> go.Figure:
     """What all charts share; a constant `uirevision` keeps zoom and hidden lines at a refresh."""
     figure.update_layout(
         height=HEIGHT,
-        margin={"l": 8, "r": 8, "t": 20, "b": 8},
+        margin={"l": 8, "r": 8, "t": 40, "b": 8},
         hovermode="x unified" if len(figure.data) <= 2 * FEW_CLIENTS else "closest",
         hoverlabel={"namelength": 40},
-        legend={"title_text": "", "font_size": 12, "tracegroupgap": 2},
+        legend=_legend(len({trace.name for trace in figure.data})),
         uirevision="keep",
     )
     figure.update_xaxes(title_text=x_title)

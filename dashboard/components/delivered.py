@@ -1,5 +1,7 @@
-"""What runs delivered in the end; asked for once per tab, since ended runs change no more."""
+"""What completed runs reached; asked for once per tab, since ended runs change no more."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 import streamlit as st
@@ -9,18 +11,59 @@ from backend.contracts.enums import RunStatus
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import Run
 from backend.contracts.strategies import StrategyName
-from dashboard.components.live_history import newest, per_round
+from dashboard.components.live_history import ByRound, LiveHistory, newest, per_round
 
 KEPT = "delivered"
 
 
-def delivered_accuracy(api: ApiClient, run_id: UUID) -> dict[UUID, float]:
-    """Test accuracy of each client's delivered adapter, in [0, 1], of a completed run."""
-    kept: dict[UUID, dict[UUID, float]] = st.session_state.setdefault(KEPT, {})
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Test accuracies in [0, 1] by client: of the delivered adapters, and after each round."""
+
+    delivered: Mapping[UUID, float]
+    after_training: Mapping[UUID, ByRound]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One client's accuracy in this run and, at the same point, in the local-only run."""
+
+    own: float
+    local: float
+
+    @property
+    def gain(self) -> float:
+        """What working together was worth, as a share."""
+        return self.own - self.local
+
+
+def reached(api: ApiClient, run_id: UUID) -> Reached:
+    """What a completed run reached."""
+    kept: dict[UUID, Reached] = st.session_state.setdefault(KEPT, {})
     if run_id not in kept:
         points = list(api.runs.metrics(run_id))
-        kept[run_id] = newest(per_round(points, MetricName.ACCURACY_DELIVERED))
+        kept[run_id] = Reached(
+            newest(per_round(points, MetricName.ACCURACY_DELIVERED)),
+            per_round(points, MetricName.ACCURACY_AFTER_TRAINING),
+        )
     return kept[run_id]
+
+
+def pairs(history: LiveHistory, baseline: Reached | None) -> dict[UUID, Pair]:
+    """Compare like with like: delivered with delivered, else the newest round both have."""
+    if baseline is None:
+        return {}
+    own_delivered = newest(history.per_round(MetricName.ACCURACY_DELIVERED))
+    found = {}
+    for client, rounds in history.per_round(MetricName.ACCURACY_AFTER_TRAINING).items():
+        local_rounds = baseline.after_training.get(client, {})
+        common = rounds.keys() & local_rounds.keys()
+        if common:
+            number = max(common)
+            found[client] = Pair(rounds[number], local_rounds[number])
+    for client in own_delivered.keys() & baseline.delivered.keys():
+        found[client] = Pair(own_delivered[client], baseline.delivered[client])
+    return found
 
 
 def find_baseline(run: Run, others: list[Run]) -> Run | None:

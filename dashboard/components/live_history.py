@@ -1,5 +1,6 @@
 """All that a live page has seen of one run, and the series its charts need."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -99,7 +100,7 @@ def newest(values: dict[UUID, ByRound]) -> dict[UUID, float]:
     return {client: rounds[max(rounds)] for client, rounds in values.items() if rounds}
 
 
-def mean(values: dict[UUID, float]) -> float | None:
+def mean(values: Mapping[UUID, float]) -> float | None:
     """The mean over clients, each counted once; None without clients."""
     return sum(values.values()) / len(values) if values else None
 

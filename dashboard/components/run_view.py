@@ -13,6 +13,7 @@ from backend.contracts.metrics import MetricName
 from backend.contracts.runs import ClientUpdate, Run
 from dashboard.components import charts
 from dashboard.components.charts import ClientStyle
+from dashboard.components.delivered import Pair, Reached, pairs
 from dashboard.components.formatting import (
     NOTHING,
     bytes_text,
@@ -30,9 +31,10 @@ from dashboard.components.server_clock import now
 Styles = Mapping[UUID, ClientStyle]
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 EVENTS_SHOWN = 200
+CLIENT_COLUMNS = ["Client", "State", "Stage", "Step", "Progress", "Attempts"]
 
 
-def header(history: LiveHistory, baseline: Mapping[UUID, float] | None) -> None:
+def header(history: LiveHistory, baseline: Reached | None) -> None:
     """Status, progress, time, accuracy and traffic in one row."""
     run = history.run
     accuracy = current_accuracy(history)
@@ -53,10 +55,10 @@ def header(history: LiveHistory, baseline: Mapping[UUID, float] | None) -> None:
     )
     tiles[2].metric(
         "Against local only",
-        _against(accuracy, baseline),
+        _against(pairs(history, baseline)),
         border=True,
-        help="Mean accuracy minus that of the completed local-only run with the same seed, rounds "
-        "and training, in percentage points (pp)",
+        help="Accuracy minus that of the completed local-only run with the same seed, rounds and "
+        "training, at the same round, averaged over the clients; in percentage points (pp)",
     )
     moved = sum(
         sum(history.totals(name).values()) for name in (MetricName.BYTES_UP, MetricName.BYTES_DOWN)
@@ -69,9 +71,7 @@ def header(history: LiveHistory, baseline: Mapping[UUID, float] | None) -> None:
     )
 
 
-def accuracy_section(
-    history: LiveHistory, styles: Styles, baseline: Mapping[UUID, float] | None
-) -> None:
+def accuracy_section(history: LiveHistory, styles: Styles, baseline: Reached | None) -> None:
     """Accuracy over rounds, and each client against its own baseline."""
     st.subheader("Accuracy")
     before = history.per_round(MetricName.ACCURACY_BEFORE_TRAINING)
@@ -87,7 +87,7 @@ def accuracy_section(
             {} if len(styles) > charts.FEW_CLIENTS else before,
             after,
             delivered,
-            mean(dict(baseline)) if baseline else None,
+            mean(baseline.delivered) if baseline else None,
         ),
         key="run.accuracy",
         config=CHART,
@@ -102,9 +102,7 @@ def accuracy_section(
     )
 
 
-def baseline_section(
-    history: LiveHistory, styles: Styles, baseline: Mapping[UUID, float] | None
-) -> None:
+def baseline_section(history: LiveHistory, styles: Styles, baseline: Reached | None) -> None:
     """Who gains by working together and who loses."""
     st.subheader("Against local only")
     if baseline is None:
@@ -113,22 +111,28 @@ def baseline_section(
             "training. Start one on the federation's page to see who gains by working together."
         )
         return
-    accuracy = current_accuracy(history)
-    known = [client for client in styles if client in accuracy and client in baseline]
-    if not known:
+    compared = pairs(history, baseline)
+    if not compared:
         st.caption("Waiting for the first accuracies of this run.")
         return
-    worse = [styles[client].name for client in known if accuracy[client] < baseline[client]]
+    so_far = "" if history.run.status.is_terminal else " so far"
+    worse = [styles[client].name for client in styles if _is_worse(compared.get(client))]
     if worse:
+        verb = "does" if len(worse) == 1 else "do"
         st.warning(
-            f"Negative transfer: {escape(', '.join(worse))} "
-            f"{'does' if len(worse) == 1 else 'do'} worse than training alone would"
-            + ("." if history.run.status.is_terminal else " so far."),
+            f"Negative transfer{so_far}: {escape(', '.join(worse))} {verb} worse than when "
+            "training alone.",
             icon=":material/trending_down:",
         )
     else:
-        st.success("No client does worse than training alone would.", icon=":material/trending_up:")
-    st.plotly_chart(charts.gain_figure(styles, accuracy, baseline), key="run.gain", config=CHART)
+        st.success(
+            f"No client does worse than when training alone{so_far}.",
+            icon=":material/trending_up:",
+        )
+    st.plotly_chart(charts.gain_figure(styles, compared), key="run.gain", config=CHART)
+    st.caption(
+        "Delivered adapters of both runs where there are any, else both runs after the same round."
+    )
 
 
 def training_section(history: LiveHistory, styles: Styles) -> None:
@@ -194,6 +198,7 @@ def clients_section(history: LiveHistory) -> None:
     st.dataframe(
         pd.DataFrame([_client_row(update) for update in updates]),
         hide_index=True,
+        column_order=CLIENT_COLUMNS + (["Error"] if any(item.error for item in updates) else []),
         key="run.clients",
         column_config={
             "Progress": st.column_config.ProgressColumn(
@@ -244,8 +249,7 @@ def events_section(history: LiveHistory, zone: tzinfo) -> None:
             [
                 {
                     "Time": clock_text(event.created_at, zone),
-                    "": EVENT_MARKS.get(event.kind, ""),
-                    "What": event.message,
+                    "What": f"{EVENT_MARKS.get(event.kind, '')} {event.message}".strip(),
                     "Round": str(event.round_number or ""),
                     "Client": names.get(event.client_id, "") if event.client_id else "",
                 }
@@ -257,7 +261,6 @@ def events_section(history: LiveHistory, zone: tzinfo) -> None:
         height=min(420, 38 + 35 * len(shown[:EVENTS_SHOWN])),
         column_config={
             "Time": st.column_config.TextColumn(width="small", help=f"In your zone ({zone})"),
-            "": st.column_config.TextColumn(width=30),
             "What": st.column_config.TextColumn(width="large"),
             "Round": st.column_config.TextColumn(width="small"),
         },
@@ -282,7 +285,7 @@ def _client_row(update: ClientUpdate) -> dict[str, object]:
         "State": UPDATE_WORDS[update.status],
         "Stage": (update.stage or "starting") if working else "",
         "Step": f"{update.step} of {update.num_steps}" if update.num_steps and working else "",
-        "Progress": 1.0 if done else min(1.0, share),
+        "Progress": 1.0 if done else min(1.0, share) if working else 0.0,
         "Attempts": update.num_attempts,
         "Error": update.error or "",
     }
@@ -299,12 +302,14 @@ def _elapsed(run: Run) -> str:
     return duration_text((run.ended_at or now()) - run.started_at)
 
 
-def _against(accuracy: Mapping[UUID, float], baseline: Mapping[UUID, float] | None) -> str:
+def _is_worse(pair: Pair | None) -> bool:
+    return pair is not None and pair.gain < 0
+
+
+def _against(compared: Mapping[UUID, Pair]) -> str:
     """Over the clients that have both values, so that a late client does not tilt the mean."""
-    known = [client for client in accuracy if baseline and client in baseline]
-    if not baseline or not known:
-        return NOTHING
-    return points_text(sum(accuracy[c] - baseline[c] for c in known) / len(known))
+    average = mean({client: pair.gain for client, pair in compared.items()})
+    return NOTHING if average is None else points_text(average)
 
 
 _NEXT_STEPS: dict[RunStatus, str] = {
