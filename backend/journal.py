@@ -69,6 +69,8 @@ def record_metrics(
 
 
 def _append(session: Session, row: Event | Metric) -> None:
+    if not session.in_transaction():
+        session.begin()  # or a rollback would have nothing to end, and would not reach us
     session.info.setdefault(_PENDING, []).append(row)
 
 
