@@ -43,6 +43,7 @@ from worker.devices import training_device, weights_dtype
 from worker.federated import types
 from worker.federated.base_models import inspect_base_model, load_base_model
 from worker.federated.errors import FederatedError
+from worker.federated.objectives.causal import CausalObjective
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.tasks.loading import load_dataset
@@ -235,7 +236,9 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
         client=types.LocalClient(
             spec=_describe_client(row),
             model=model,
-            tokenizer=tokenizer,
+            objective=CausalObjective(
+                tokenizer, row.task, training.max_length, training.max_eval_examples
+            ),
             data=data,
             training=training,
             private=private,

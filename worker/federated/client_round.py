@@ -11,9 +11,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
-from worker.federated.evaluation import answer_loss, evaluate
-from worker.federated.tasks.encoding import encode_examples, padding_id
-from worker.federated.training import Batch, endless_batches
+from worker.federated.objectives.objective import Batch
+from worker.federated.training import Group, endless_batches
 from worker.federated.types import (
     ClientPlan,
     ClientSpec,
@@ -22,6 +21,7 @@ from worker.federated.types import (
     Progress,
     Tensors,
 )
+from worker.federated.wire import TensorSpec, require_tensors
 
 BYTES_PER_VALUE = 4  # fp32
 
@@ -56,34 +56,42 @@ def body_of(adapted: PeftModel) -> PreTrainedModel:
 def measure(model: PreTrainedModel, client: LocalClient) -> Measured:
     """Accuracy on the test split and, if there is one, loss on the validation split."""
     client.on_progress(Progress("evaluating", 0, 1))
-    accuracy = evaluate(
-        model,
-        client.tokenizer,
-        client.data.task,
-        client.data.test,
-        max_length=client.training.max_length,
-        max_examples=client.training.max_eval_examples,
-    ).accuracy
+    accuracy = client.objective.accuracy(model, client.data.test)
     if not client.data.validation:
         return Measured(accuracy, None)
-    loss = answer_loss(
-        model,
-        client.tokenizer,
-        client.data.task,
-        client.data.validation,
-        max_length=client.training.max_length,
-    )
-    return Measured(accuracy, loss)
+    return Measured(accuracy, client.objective.mean_loss(model, client.data.validation))
 
 
 def training_batches(plan: ClientPlan, client: LocalClient) -> Iterator[list[Batch]]:
     """The client's batches of one round; the order follows from run, client and round alone."""
-    encoded = encode_examples(
-        client.tokenizer, client.data.task, client.data.train, client.training.max_length
-    )
-    pad_id = padding_id(client.tokenizer)
+    rows = client.objective.encode(client.data.train)
     stream = (plan.seed, plan.client_id, plan.round_number)
-    return endless_batches(encoded, client.training, pad_id, *stream)
+    return endless_batches(rows, client.training, client.objective.collate, *stream)
+
+
+@torch.no_grad()
+def load_head(client: LocalClient, origin: str) -> None:
+    """Puts the client's own head in place, if it has one and kept it."""
+    head, known = client.objective.head, take("head", client.private)
+    if not known:
+        return
+    require_tensors(known, {name: TensorSpec(tuple(p.shape)) for name, p in head.items()}, origin)
+    for name, parameter in head.items():
+        parameter.copy_(known[name])
+
+
+def head_groups(client: LocalClient) -> list[Group]:
+    """The group that trains the client's head in every phase; none without a head."""
+    if not client.objective.head:
+        return []
+    rate = client.objective.head_learning_rate or client.training.learning_rate
+    parameters = {f"head/{name}": p for name, p in client.objective.head.items()}
+    return [Group("head", parameters, rate)]
+
+
+def kept_head(client: LocalClient) -> Tensors:
+    """The head among what the client keeps."""
+    return below("head", snapshot(client.objective.head))
 
 
 def lora_bytes(spec: ClientSpec) -> int:

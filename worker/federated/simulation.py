@@ -4,7 +4,7 @@ Every message really becomes bytes and back, so what a simulation finds holds on
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import InvalidConfigError
+from worker.federated.objectives.causal import CausalObjective
+from worker.federated.objectives.objective import Objective
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import (
@@ -49,6 +51,16 @@ class SimulatedClient:
     data: ClientData
     lora_rank: int
     lora_alpha: float
+    make_objective: Callable[[TrainingConfig], Objective] | None = None  # None: causal answers
+    private: Tensors | None = None  # what it brings into its first round, such as factors
+
+    def objective(self, training: TrainingConfig) -> Objective:
+        """A fresh objective, with its head at the start."""
+        if self.make_objective is not None:
+            return self.make_objective(training)
+        return CausalObjective(
+            self.tokenizer, self.data.task, training.max_length, training.max_eval_examples
+        )
 
     def spec(self) -> ClientSpec:
         """What the server may know of it."""
@@ -115,7 +127,7 @@ def simulate(
     if refusals:
         raise InvalidConfigError(" ".join(refusal.reason for refusal in refusals))
     state = strategy.init_state(federation, seed)
-    private: dict[str, bytes] = {}
+    private = {c.client_id: encode_private(c.private) for c in members if c.private is not None}
     rounds = []
 
     def at_work(client: SimulatedClient, spec: ClientSpec) -> LocalClient:
@@ -123,7 +135,7 @@ def simulate(
         return LocalClient(
             spec=spec,
             model=copy.deepcopy(client.model),
-            tokenizer=client.tokenizer,
+            objective=client.objective(training),
             data=client.data,
             training=training,
             private=None if kept is None else decode_private(kept),

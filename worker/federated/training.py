@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,15 +17,12 @@ from transformers import PreTrainedModel
 from backend.contracts.metrics import MetricName
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import NonFiniteError
+from worker.federated.objectives.objective import Batch, Objective
 from worker.federated.seeds import derive_seed, generator
-from worker.federated.tasks.encoding import IGNORED_LABEL, EncodedExample, collate
 from worker.federated.types import Metrics, Progress, Tensors
 
-Batch = dict[str, torch.Tensor]
-"""`input_ids`, `attention_mask`, `labels`: int64 (batch, length) each."""
-
 Penalty = Callable[[torch.Tensor, Batch], torch.Tensor]
-"""A scalar from logits (batch, length, vocabulary) and their batch."""
+"""A scalar from the logits at a batch's targets, (targets, classes), and the batch."""
 
 PROGRESS_INTERVAL_SECONDS = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -68,7 +66,7 @@ class Phase:
 class Trained:
     """What a round's training gave."""
 
-    mean_loss: float | None  # cross entropy, nats per answer token; None without a step
+    mean_loss: float | None  # cross entropy, nats per target; None without a step
     num_tokens: int
     moments: Tensors = field(default_factory=dict)  # AdamW's, to be given back in the next round
 
@@ -91,42 +89,34 @@ def steps_per_epoch(config: TrainingConfig, num_examples: int) -> int:
 
 
 def endless_batches(
-    encoded: Sequence[EncodedExample], config: TrainingConfig, pad_id: int, *stream: int | str
+    rows: Sequence[Any],
+    config: TrainingConfig,
+    collate: Callable[[Sequence[Any]], Batch],
+    *stream: int | str,
 ) -> Iterator[list[Batch]]:
     """The micro-batches of one step after another, each epoch in its own order.
 
     Args:
-        encoded: training examples, at least one.
+        rows: encoded training examples, at least one.
         config: batch size and accumulation.
-        pad_id: id that fills short rows.
+        collate: makes a batch of some rows.
         stream: parts of the seed, such as run, client and round.
     """
     per_step = config.batch_size * config.gradient_accumulation_steps
     epoch = 0
     while True:
         source = generator(*stream, "epoch", epoch)
-        order = torch.randperm(len(encoded), generator=source).tolist()
+        order = torch.randperm(len(rows), generator=source).tolist()
         for first in range(0, len(order), per_step):
-            chosen = [encoded[index] for index in order[first : first + per_step]]
+            chosen = [rows[index] for index in order[first : first + per_step]]
             size = config.batch_size
-            yield [collate(chosen[at : at + size], pad_id) for at in range(0, len(chosen), size)]
+            yield [collate(chosen[at : at + size]) for at in range(0, len(chosen), size)]
         epoch += 1
-
-
-def answer_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed loss of the answer tokens, a scalar in nats.
-
-    Args:
-        logits: (batch, length, vocabulary); position t predicts the label of t + 1.
-        labels: (batch, length), `IGNORED_LABEL` outside the answers.
-    """
-    wanted = labels[:, 1:] != IGNORED_LABEL
-    predicted = logits[:, :-1][wanted].float()
-    return functional.cross_entropy(predicted, labels[:, 1:][wanted], reduction="sum")
 
 
 def train(
     model: PreTrainedModel,
+    objective: Objective,
     phases: Sequence[Phase],
     batches: Iterator[list[Batch]],
     config: TrainingConfig,
@@ -137,13 +127,14 @@ def train(
 ) -> Trained:
     """Runs the phases in order; on a CPU the same arguments give the same bits.
 
-    Each step averages the cross entropy over all answer tokens of its micro-batches, adds the
+    Each step averages the cross entropy over all targets of its micro-batches, adds the
     phase's penalty, clips each group's gradient to `max_grad_norm`, and steps each group's AdamW.
     Warm-up and schedule run over a group's steps of the round. A loss or gradient that is NaN or
     infinite ends the training with `NonFiniteError`, which names what trained and the remedy.
 
     Args:
         model: with its adapter in place; left in evaluation mode.
+        objective: what it is trained for.
         phases: what trains, and for how long.
         batches: one list of micro-batches per step.
         config: rates, clipping, precision.
@@ -165,7 +156,7 @@ def train(
             phase.before()
             for _ in range(phase.num_steps):
                 micro_batches = _to_device(next(batches), model.device)
-                loss = _accumulate(model, phase, micro_batches, config)
+                loss = _accumulate(model, objective, phase, micro_batches, config)
                 for group in phase.groups:
                     optimizers[group.name].step(config.max_grad_norm)
                     group.after_step()
@@ -263,19 +254,20 @@ def _freeze_all_but(model: nn.Module, phases: Sequence[Phase], groups: Sequence[
 
 
 def _accumulate(
-    model: PreTrainedModel, phase: Phase, micro_batches: Sequence[Batch], config: TrainingConfig
+    model: PreTrainedModel,
+    objective: Objective,
+    phase: Phase,
+    micro_batches: Sequence[Batch],
+    config: TrainingConfig,
 ) -> float:
-    """Gradients of one step; gives its cross entropy in nats per answer token."""
-    num_answers = sum(int((b["labels"][:, 1:] != IGNORED_LABEL).sum()) for b in micro_batches)
+    """Gradients of one step; gives its cross entropy in nats per target."""
+    num_targets = sum(len(objective.targets(batch)) for batch in micro_batches)
     total = 0.0
     for batch in micro_batches:
         with _autocast(model, config):
-            logits = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                use_cache=False,
-            ).logits
-        loss = answer_cross_entropy(logits, batch["labels"]) / num_answers
+            logits = objective.target_logits(model, batch)
+        summed = functional.cross_entropy(logits.float(), objective.targets(batch), reduction="sum")
+        loss = summed / num_targets
         total += loss.item()
         if phase.penalty is not None:
             loss = loss + phase.penalty(logits, batch) / len(micro_batches)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from backend.contracts.base_models import Architecture
 from backend.contracts.datasets import Example
 from backend.contracts.enums import RoundKind, TaskKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.training import TrainingConfig
+from worker.federated.objectives.objective import Objective
 
 Tensors = dict[str, torch.Tensor]
 """Flat name -> tensor; the wire format carries exactly this."""
@@ -130,7 +131,7 @@ class LocalClient:
 
     spec: ClientSpec
     model: PreTrainedModel  # fresh base model, without adapter, on its device
-    tokenizer: PreTrainedTokenizerBase
+    objective: Objective  # what the model is trained for and judged by
     data: ClientData
     training: TrainingConfig
     private: Tensors | None  # what its last accepted update kept; None in its first round

@@ -40,6 +40,8 @@ from worker.federated.client_round import (
     Stopwatch,
     before_and_after,
     below,
+    kept_head,
+    load_head,
     lora_bytes,
     measure,
     relative_change,
@@ -177,6 +179,7 @@ class H2Tune:
             catches_up = client.private is None and self.params.joint_rounds > 0
             trained = train(
                 braid.model,
+                client.objective,
                 Training(braid, plan, client).phases(joint=plan.settings["joint"] or catches_up),
                 batches,
                 client.training,
@@ -206,7 +209,11 @@ class H2Tune:
             round_number=plan.round_number,
             num_examples=len(client.data.train),
             shared=shared,
-            private={**braid.private(), **below("moments", trained.moments)},
+            private={
+                **braid.private(),
+                **kept_head(client),
+                **below("moments", trained.moments),
+            },
             metrics=metrics,
         )
 
@@ -216,6 +223,7 @@ class H2Tune:
         accuracy = measure(braid.model, client).accuracy
         client.on_progress(Progress("exporting", 0, 1))
         export_lora(braid.adapted, folder)
+        client.objective.save_head(folder)
         return {
             MetricName.ACCURACY_DELIVERED: accuracy,
             MetricName.SPARSITY: braid.sparsity(),
@@ -257,6 +265,8 @@ class H2Tune:
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
         client.on_progress(Progress("loading", 0, 1))
         braid = ClientModel(self.params, plan, client)
-        braid.load_private(client.private, f"the store of client {plan.client_id!r}")
+        origin = f"the store of client {plan.client_id!r}"
+        braid.load_private(client.private, origin)
+        load_head(client, origin)
         braid.load_plan(plan)
         return braid

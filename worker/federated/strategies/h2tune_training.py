@@ -1,14 +1,16 @@
 """How one round of H2Tune trains: which part when, and with which penalties."""
 
+from typing import Any
+
 import torch
 from torch.func import functional_call
 from torch.nn import functional
 
 from worker.federated.alignment import retract
+from worker.federated.client_round import head_groups
+from worker.federated.objectives.objective import Batch
 from worker.federated.strategies.h2tune_client import ClientModel
-from worker.federated.tasks.encoding import IGNORED_LABEL
 from worker.federated.training import (
-    Batch,
     Group,
     Penalty,
     Phase,
@@ -25,6 +27,8 @@ class Training:
         params, config = braid.params, client.training
         self._braid = braid
         self._params = params
+        self._objective = client.objective
+        self._head = head_groups(client)
         self._received = {name: braid.middle(name).detach().clone() for name in braid.layers}
         self._teacher: Tensors = {}
         self._num_steps = num_optimizer_steps(config, len(client.data.train))
@@ -51,7 +55,7 @@ class Training:
         stretch of two.
         """
         if joint:
-            groups = [self._shared, self._private]
+            groups = [self._shared, self._private, *self._head]
             return [Phase(groups, self._num_steps, penalty=self._shared_penalty())]
         match self._params.granularity:
             case "round":
@@ -80,12 +84,13 @@ class Training:
         ]
 
     def _shared_phase(self, num_steps: int) -> Phase:
-        return Phase([self._shared], num_steps, penalty=self._shared_penalty())
+        return Phase([self._shared, *self._head], num_steps, penalty=self._shared_penalty())
 
     def _private_phase(self, num_steps: int) -> Phase:
+        groups = [self._private, *self._head]
         if self._params.distillation_weight == 0:
-            return Phase([self._private], num_steps)
-        return Phase([self._private], num_steps, self._distillation, before=self._remember_teacher)
+            return Phase(groups, num_steps)
+        return Phase(groups, num_steps, self._distillation, before=self._remember_teacher)
 
     @torch.no_grad()
     def _retract(self) -> None:
@@ -127,21 +132,21 @@ class Training:
         }
 
     def _distillation(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Weight x mean over answer tokens of KL(teacher || student).
+        """Weight x mean over targets of KL(teacher || student).
 
         The teacher is the model at the end of the shared phase, in evaluation mode.
         """
         model = self._braid.model
         model.train(mode=False)
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+        def as_teacher(**inputs: Any) -> Any:
+            return functional_call(model, self._teacher, kwargs=inputs)
+
         with torch.no_grad():
-            teacher = functional_call(
-                model, self._teacher, kwargs={**inputs, "use_cache": False}
-            ).logits
+            teacher = self._objective.target_logits(as_teacher, batch)
         model.train()
-        wanted = batch["labels"][:, 1:] != IGNORED_LABEL
-        student_log = logits[:, :-1][wanted].float().log_softmax(-1)
-        teacher_log = teacher[:, :-1][wanted].float().log_softmax(-1)
+        student_log = logits.float().log_softmax(-1)
+        teacher_log = teacher.float().log_softmax(-1)
         divergence = functional.kl_div(
             student_log, teacher_log, reduction="batchmean", log_target=True
         )

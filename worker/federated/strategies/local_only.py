@@ -29,6 +29,9 @@ from worker.federated.client_round import (
     before_and_after,
     below,
     body_of,
+    head_groups,
+    kept_head,
+    load_head,
     lora_bytes,
     measure,
     relative_change,
@@ -104,9 +107,11 @@ class LocalOnly:
             before = _carried(client) or measure(model, client)
         with watch.measure(MetricName.SECONDS_TRAIN):
             group = Group("private", factors, client.training.learning_rate)
+            num_steps = num_optimizer_steps(client.training, len(client.data.train))
             trained = train(
                 model,
-                [Phase([group], num_optimizer_steps(client.training, len(client.data.train)))],
+                client.objective,
+                [Phase([group, *head_groups(client)], num_steps)],
                 batches,
                 client.training,
                 moments=take("moments", client.private),
@@ -132,6 +137,7 @@ class LocalOnly:
             shared={},
             private={
                 **below("factors", snapshot(factors)),
+                **kept_head(client),
                 **below("moments", trained.moments),
                 **below("measured", _as_tensors(after)),
             },
@@ -145,6 +151,7 @@ class LocalOnly:
         client.on_progress(Progress("exporting", 0, 1))
         tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         write_lora(folder, cast(LoraConfig, adapted.peft_config["default"]), tensors)
+        client.objective.save_head(folder)
         return {MetricName.ACCURACY_DELIVERED: accuracy}
 
     def aggregate(
@@ -193,6 +200,7 @@ def _adapt(plan: ClientPlan, client: LocalClient) -> PeftModel:
     )
     adapted = get_peft_model(client.model, config)
     factors = lora_factors(adapted)
+    load_head(client, f"the store of client {plan.client_id!r}")
     known = take("factors", client.private)
     if known:
         expected = {name: TensorSpec(tuple(factor.shape)) for name, factor in factors.items()}
