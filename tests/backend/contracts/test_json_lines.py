@@ -59,7 +59,7 @@ def test_a_bad_row_is_named_with_line_field_and_value(bad, task, field, says):
     if task is TaskKind.CHOICE:
         good["final"] = None
     last = bad if isinstance(bad, bytes) else json.dumps(bad).encode()
-    with pytest.raises(JsonLinesError, match="^Line 2: ") as caught:
+    with pytest.raises(JsonLinesError, match=r"^Line 2: ") as caught:
         parse_json_lines([*lines(good), last], task)
     assert (caught.value.line, caught.value.field) == (2, field)
     assert says in str(caught.value)
@@ -113,6 +113,4 @@ def test_absent_splits_are_made_by_question_alone():
     assert all(split_of[e.question] == e.split for e in again)
     counts = [sum(e.split == s for e in first) for s in ("train", "validation", "test")]
     # 2000 draws with shares .8, .1, .1: standard deviations below 18.
-    assert all(
-        abs(c - expected) < 80 for c, expected in zip(counts, (1600, 200, 200), strict=True)
-    )
+    assert all(abs(c - expected) < 80 for c, expected in zip(counts, (1600, 200, 200), strict=True))

@@ -31,12 +31,27 @@ EVENTS: dict[Feeling, tuple[str, ...]] = {
         "was chased", "heard footsteps", "felt the ground shake", "saw a big spider",
     ),
 }  # fmt: skip
-PLACES = ("the park", "home", "school", "the lake", "the farm", "the shop", "the camp", "the zoo")
+PLACES = (
+    "the park",
+    "home",
+    "school",
+    "the lake",
+    "the farm",
+    "the shop",
+    "the camp",
+    "the zoo",
+    "the beach",
+    "the pool",
+    "the market",
+    "the barn",
+)
 REMARKS = (
     "The sky was grey.", "It was noon.", "A dog slept.", "The door was open.",
     "The grass was wet.", "A bus drove by.", "It was late.", "The wall was red.",
     "A cat sat there.", "The road was long.", "It was cold.", "The tree was tall.",
     "A bell rang.", "The lamp was on.", "It was May.", "The table was old.",
+    "It was ten.", "The room was big.", "A boat came.", "The path was dry.",
+    "A car stood there.", "The music was low.", "It was spring.", "The wind blew.",
 )  # fmt: skip
 DAYS = ("On Monday", "On Tuesday", "On Friday", "On Sunday", "Today", "Yesterday")
 

@@ -15,6 +15,8 @@ NAMES = ("Tom", "Mia", "Ben", "Ana", "Sam", "Lea", "Max", "Eva", "Leo", "Zoe")
 OBJECTS = (
     "apples", "books", "coins", "eggs", "cards", "shells",
     "pens", "stones", "cakes", "toys", "nuts", "stamps",
+    "balls", "rings", "seeds", "keys", "cups", "hats",
+    "beads", "dolls", "plums", "pears", "tickets", "notes",
 )  # fmt: skip
 CONTAINERS = (
     ("bags", "bag"), ("boxes", "box"), ("jars", "jar"),
@@ -33,7 +35,7 @@ LOSSES = (
 )  # fmt: skip
 TRANSFERS = ("gives", "sends", "hands", "lends", "brings", "passes", "offers", "ships")
 
-MAX_RESULT = 30
+MAX_RESULT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,13 @@ def compute(left: int, operation: Operation, right: int) -> int:
 
 
 def draw_operands(rng: Random, operation: Operation) -> tuple[int, int]:
-    """Two numbers whose result is between 0 and `MAX_RESULT`; factors are from 2 to 6."""
+    """Two numbers from 1 to `MAX_RESULT` whose result is between 0 and `MAX_RESULT`."""
     if operation == "*":
-        return rng.randint(2, 5), rng.randint(2, 6)
-    left = rng.randint(2, 20)
-    return left, rng.randint(1, min(10, left) if operation == "-" else 10)
+        return rng.randint(2, 4), rng.randint(2, 5)
+    if operation == "-":
+        left = rng.randint(2, 18)
+        return left, rng.randint(1, min(8, left))
+    return rng.randint(2, 12), rng.randint(1, 8)
 
 
 def draw_problem(rng: Random) -> Problem:
