@@ -1,7 +1,7 @@
 """Runs migrations over the connection that `backend.db.migrate` gives, or one of `DATABASE_URL`."""
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, NullPool, create_engine, text
 
 import backend.db.models  # noqa: F401 - registers the tables
 from backend.db.base import Base
@@ -24,7 +24,5 @@ else:
     url = get_settings().database_url
     if url is None:
         raise ValueError("DATABASE_URL is not set")
-    engine = create_engine(url.get_secret_value())
-    with engine.begin() as own:
+    with create_engine(url.get_secret_value(), poolclass=NullPool).begin() as own:
         run(own)
-    engine.dispose()

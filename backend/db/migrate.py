@@ -5,13 +5,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 SCRIPTS = Path(__file__).parents[2] / "migrations"
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Applies all missing migrations; several programs may do so at once.
+    """Applies all missing migrations; several processes may do so at once.
 
     Args:
         database_url: `postgresql+psycopg://user:password@host:port/name`.
@@ -34,8 +34,7 @@ def _run(database_url: str, action: Callable[[Config, str], None], revision: str
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    engine = create_engine(database_url)
+    engine = create_engine(database_url, poolclass=NullPool)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         action(config, revision)
-    engine.dispose()
