@@ -90,7 +90,7 @@ def _read_object(number: int, line: bytes) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
         raise JsonLinesError(f"not UTF-8 ({error.reason}). Save as UTF-8.", line=number) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise JsonLinesError(
             f"not valid JSON ({error}). Each line must be one whole JSON object.", line=number
         ) from error
@@ -117,7 +117,9 @@ def _complete_splits(rows: list[tuple[int, dict[str, Any]]]) -> None:
 
 
 def _split_by_hash(key: str) -> Split:
-    percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 100
+    percent = (
+        int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) % 100
+    )
     return next(split for split, limit in _LAST_BUCKET if percent < limit)
 
 
