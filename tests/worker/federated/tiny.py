@@ -58,10 +58,11 @@ _TOKENS = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_WORDS = (
-    "<pad> <s> </s> <unk> the film was good bad a happy sad story yes no Question Answer "
-    "Question: Answer: : ? . , Text Label question answer text label"
-).split()
+_WORDS = [
+    *("<pad>", "<s>", "</s>", "<unk>", ".", ",", ":", "?"),
+    *("the", "film", "was", "good", "bad", "a", "happy", "sad", "story"),
+    *("yes", "no", "Question", "Answer", "Text", "Label", "Options"),
+]
 
 
 def _gated(layers: int, width: int) -> dict[str, int]:
@@ -149,8 +150,8 @@ def make_inputs(family: str, *, seed: int = 0) -> dict[str, torch.Tensor]:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word of a tiny vocabulary."""
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(_WORDS))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    vocabulary = {word: number for number, word in enumerate(_WORDS)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
