@@ -1,5 +1,7 @@
 """Three institutions that differ in everything, and the federation they form."""
 
+from pydantic import SecretStr
+
 from backend.api_client import ApiClient
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
@@ -16,7 +18,7 @@ def _member(
     name: str, model: BuiltinModelName, rank: int, task: BuiltinTaskName, seed: int
 ) -> ClientRegister:
     return ClientRegister(
-        enrolment_key="",  # filled in when it registers
+        enrolment_key=SecretStr(""),  # filled in when it registers
         name=name,
         base_model=BaseModelRef(source="builtin", id=model),
         lora_rank=rank,
@@ -40,7 +42,7 @@ def prepare_federation(api: ApiClient) -> FederationDetail:
     if missing:
         key = api.enrolment_keys.create(EnrolmentKeyCreate(label="demo", max_uses=len(missing)))
         for member in missing:
-            registration = member.model_copy(update={"enrolment_key": key.secret})
+            registration = member.model_copy(update={"enrolment_key": SecretStr(key.secret)})
             registered = api.clients.register(registration)
             known[member.name] = registered.client
     members = [known[member.name] for member in wanted]
