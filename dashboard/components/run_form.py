@@ -35,8 +35,8 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         help="The same seed and settings give the same run.",
     )  # fmt: skip
     st.caption(escape(strategy_caption(strategy)))
-    strategy_errors = _below("strategy", strategy.name, errors)
-    training_errors = _below("training", None, errors)
+    strategy_errors = errors_below("strategy", strategy.name, errors)
+    training_errors = errors_below("training", None, errors)
     params: dict[str, Any] = {}
     if len(dict(strategy.params_schema.get("properties", {}))) > 1:  # type: ignore[call-overload]
         with st.expander(f"Parameters of {strategy.title}", expanded=bool(strategy_errors)):
@@ -93,7 +93,7 @@ def needs_start(status: RunStatus) -> bool:
     return status is RunStatus.CREATED
 
 
-def _below(prefix: str, tag: str | None, errors: Errors) -> dict[str, str]:
+def errors_below(prefix: str, tag: str | None, errors: Errors) -> dict[str, str]:
     """Errors of one part of the form; a union's tag between prefix and field is dropped."""
     found = {}
     for path, message in errors.items():
