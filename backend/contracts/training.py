@@ -49,3 +49,10 @@ class TrainingConfig(BaseModel):
     max_eval_examples: int | None = Field(
         None, ge=1, title="Evaluation examples", description="Empty: the whole test split."
     )
+    evaluate_every: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        title="Rounds between evaluations",
+        description="Larger values save time where evaluating takes longer than training.",
+    )

@@ -53,6 +53,14 @@ def body_of(adapted: PeftModel) -> PreTrainedModel:
     return cast(PreTrainedModel, adapted.get_base_model())
 
 
+def measure_when_due(
+    model: PreTrainedModel, client: LocalClient, num_rounds_done: int
+) -> Measured | None:
+    """Measures, or gives None between two evaluations."""
+    is_due = num_rounds_done % client.training.evaluate_every == 0
+    return measure(model, client) if is_due else None
+
+
 def measure(model: PreTrainedModel, client: LocalClient) -> Measured:
     """Accuracy on the test split and, if there is one, loss on the validation split."""
     client.on_progress(Progress("evaluating", 0, 1))
@@ -100,14 +108,15 @@ def lora_bytes(spec: ClientSpec) -> int:
     return spec.architecture.num_layers * spec.lora_rank * widths * BYTES_PER_VALUE
 
 
-def before_and_after(before: Measured, after: Measured) -> Metrics:
-    """The two measurements under their names; losses only where there are any."""
-    values = {
-        MetricName.ACCURACY_BEFORE_TRAINING: before.accuracy,
-        MetricName.ACCURACY_AFTER_TRAINING: after.accuracy,
-        MetricName.VALIDATION_LOSS_BEFORE_TRAINING: before.validation_loss,
-        MetricName.VALIDATION_LOSS_AFTER_TRAINING: after.validation_loss,
-    }
+def before_and_after(before: Measured | None, after: Measured | None) -> Metrics:
+    """The measurements that were made, under their names; losses only where there are any."""
+    values: dict[MetricName, float | None] = {}
+    if before is not None:
+        values[MetricName.ACCURACY_BEFORE_TRAINING] = before.accuracy
+        values[MetricName.VALIDATION_LOSS_BEFORE_TRAINING] = before.validation_loss
+    if after is not None:
+        values[MetricName.ACCURACY_AFTER_TRAINING] = after.accuracy
+        values[MetricName.VALIDATION_LOSS_AFTER_TRAINING] = after.validation_loss
     return {name: value for name, value in values.items() if value is not None}
 
 

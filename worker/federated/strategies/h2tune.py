@@ -44,6 +44,7 @@ from worker.federated.client_round import (
     load_head,
     lora_bytes,
     measure,
+    measure_when_due,
     relative_change,
     snapshot,
     take,
@@ -173,7 +174,7 @@ class H2Tune:
             batches = training_batches(plan, client)
             factors, middles, masks = snapshot(braid.factors()), braid.held_middles(), braid.masks()
         with watch.measure(MetricName.SECONDS_EVALUATE):
-            before = measure(braid.model, client)
+            before = measure_when_due(braid.model, client, plan.round_number - 1)
         with watch.measure(MetricName.SECONDS_TRAIN):
             # A client that missed the joint rounds has B = 0, and so no gradient for anything else.
             catches_up = client.private is None and self.params.joint_rounds > 0
@@ -188,7 +189,7 @@ class H2Tune:
                 on_progress=client.on_progress,
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
-            after = measure(braid.model, client)
+            after = measure_when_due(braid.model, client, plan.round_number)
         shared = braid.shared(with_masks=plan.settings["send_mask"])
         metrics: Metrics = {
             **before_and_after(before, after),

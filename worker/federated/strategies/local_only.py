@@ -34,6 +34,7 @@ from worker.federated.client_round import (
     load_head,
     lora_bytes,
     measure,
+    measure_when_due,
     relative_change,
     snapshot,
     take,
@@ -104,7 +105,7 @@ class LocalOnly:
             batches = training_batches(plan, client)
             start = snapshot(factors)
         with watch.measure(MetricName.SECONDS_EVALUATE):
-            before = _carried(client) or measure(model, client)
+            before = _carried(client) or measure_when_due(model, client, plan.round_number - 1)
         with watch.measure(MetricName.SECONDS_TRAIN):
             group = Group("private", factors, client.training.learning_rate)
             num_steps = num_optimizer_steps(client.training, len(client.data.train))
@@ -119,7 +120,7 @@ class LocalOnly:
                 on_progress=client.on_progress,
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
-            after = measure(model, client)
+            after = measure_when_due(model, client, plan.round_number)
         metrics: Metrics = {
             **before_and_after(before, after),
             **watch.metrics,
@@ -139,7 +140,7 @@ class LocalOnly:
                 **below("factors", snapshot(factors)),
                 **kept_head(client),
                 **below("moments", trained.moments),
-                **below("measured", _as_tensors(after)),
+                **({} if after is None else below("measured", _as_tensors(after))),
             },
             metrics=metrics,
         )
