@@ -29,7 +29,7 @@ from backend.db.migrate import upgrade
 from backend.db.session import create_database_engine, create_session_factory
 from backend.demo.run import DemoOptions, check_options, run_demo
 from backend.errors import PlatformError
-from backend.local.administrator import USERNAME, password_path
+from backend.local.administrator import USERNAME, ensure_administrator, password_path
 from backend.local.errors import LocalError
 from backend.local.platform import LocalPlatform, StopRequested, running
 from backend.local.ports import prefer_port, require_port
@@ -97,10 +97,18 @@ def demo(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database schema up to date."""
-    with _one_line_errors(), open_database(get_settings()) as url:
-        upgrade(url)
-        _say("The database schema is up to date.")
+    """Bring the database schema up to date.
+
+    Where FEDBRAID_ADMIN_PASSWORD is set and there is no user yet, this also creates the first
+    administrator.
+    """
+    with _one_line_errors():
+        settings = get_settings()
+        with open_database(settings) as url:
+            upgrade(url)
+            _say("The database schema is up to date.")
+            if settings.admin_password is not None and ensure_administrator(settings, url):
+                _say(f"{USERNAME} may sign in with the password of FEDBRAID_ADMIN_PASSWORD.")
 
 
 @app.command()
@@ -143,7 +151,6 @@ def version() -> None:
 @user_app.command("create")
 def create_user(
     username: str,
-    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.VIEWER,
     password: Annotated[
         str,
         typer.Option(
@@ -153,7 +160,8 @@ def create_user(
             help="12 characters or more; asked for when left out, which keeps it out of the "
             "history of the shell.",
         ),
-    ] = "",
+    ],
+    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.VIEWER,
 ) -> None:
     """Add a user."""
     with _one_line_errors(), _session() as session:
