@@ -40,6 +40,14 @@ class Session(Answer):
 class UserCreate(Request):
     """A new user; made by an administrator."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"username": "olga", "password": "correct horse battery", "role": "operator"}
+            ]
+        }
+    )
+
     username: Name
     password: SecretStr = Field(min_length=12, max_length=1000, description="12 characters or more")
     role: Role

@@ -42,6 +42,7 @@ def create_federation(
         "federation_name_taken",
     ):
         session.add(federation)
+    session.expire(federation, ["clients"])  # to be read again in their usual order
     record_audit(session, actor, "federation.create", federation.id, name=federation.name)
     return get_federation(session, federation.id)
 

@@ -1,5 +1,6 @@
 """What FastAPI says about a request that breaks a contract, as sentences with a remedy."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from backend.contracts.common import FieldError
 
 SECRET_FIELDS = frozenset({"password", "enrolment_key"})
+_QUOTED = re.compile(r"'[^']*'")  # the value of an enum's member, which is shown with its name
 _MAX_SHOWN = 200  # characters of a refused value that an answer repeats
 
 
@@ -32,7 +34,8 @@ def _field_error(entry: dict[str, Any], body: object) -> FieldError:
     if kind == "union_tag_invalid":
         path = [*path, context["discriminator"].strip("'")]
         value = context["tag"]
-        message = f"must be one of {context['expected_tags']}, {value!r} was given"
+        tags = ", ".join(_QUOTED.findall(context["expected_tags"]))
+        message = f"must be one of {tags}, {value!r} was given"
     elif kind == "union_tag_not_found":
         path = [*path, context["discriminator"].strip("'")]
         value = None
