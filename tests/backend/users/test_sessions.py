@@ -52,9 +52,7 @@ def test_wrong_password_and_unknown_user_look_the_same(
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_wrong_password_and_unknown_user_cost_the_same(
-    anonymous: Caller, session: Session
-) -> None:
+def test_wrong_password_and_unknown_user_cost_the_same(anonymous: Caller, session: Session) -> None:
     add_user(session, Role.VIEWER, "vera")
 
     def seconds(username: str) -> float:
