@@ -8,9 +8,9 @@ add_peft_type("TRILORA")
 
 from worker.federated.adapters.config import TriLoraConfig  # noqa: E402
 from worker.federated.adapters.export import export_lora  # noqa: E402
-from worker.federated.adapters.layer import TriLoraLinear  # noqa: E402
+from worker.federated.adapters.layer import TriLoraLinear, folded  # noqa: E402
 from worker.federated.adapters.model import TriLoraModel  # noqa: E402
 
 register_peft_method(name="trilora", config_cls=TriLoraConfig, model_cls=TriLoraModel)
 
-__all__ = ["TriLoraConfig", "TriLoraLinear", "TriLoraModel", "export_lora"]
+__all__ = ["TriLoraConfig", "TriLoraLinear", "TriLoraModel", "export_lora", "folded"]

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,7 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):
         self.trilora_D = nn.ParameterDict()
         self.trilora_dropout = nn.ModuleDict()
         self.trilora_seat: dict[str, Seat] = {}
+        self.trilora_folded: dict[str, torch.Tensor] = {}  # B (I + T), filled by `folded` only
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
@@ -138,8 +141,12 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):
                 continue
             factor_a, factor_b = self.trilora_A[name], self.trilora_B[name]
             hidden = self.trilora_dropout[name](x.to(factor_a.dtype))
-            hidden = functional.linear(functional.linear(hidden, factor_a), self.core(name))
-            update = functional.linear(hidden, factor_b)
+            hidden = functional.linear(hidden, factor_a)
+            if name in self.trilora_folded:
+                update = functional.linear(hidden, self.trilora_folded[name])
+            else:
+                hidden = functional.linear(hidden, self.core(name))
+                update = functional.linear(hidden, factor_b)
             result = result + self.trilora_seat[name].scaling * update
         return result.to(dtype)
 
@@ -158,6 +165,22 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return f"trilora.{super().__repr__()}"
+
+
+@contextmanager
+def folded(model: nn.Module) -> Iterator[None]:
+    """Lets a model evaluate at the speed of plain LoRA: B (I + T) is multiplied out once.
+
+    For as long as the block lasts, nothing may be trained. Models without TriLoRA are left alone.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, TriLoraLinear)]
+    for layer in layers:
+        layer.trilora_folded = {name: layer.lora_pair(name)[1] for name in layer.trilora_A}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.trilora_folded = {}
 
 
 def start_in_factor(seat: Seat, config: TriLoraConfig) -> torch.Tensor:

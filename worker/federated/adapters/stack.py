@@ -96,7 +96,9 @@ class MiddleStack(nn.Module):
     def down(self, role: str, layer: int) -> torch.Tensor:
         """What the slots say to one layer: sum_l P[l, j] S[l, k], (R, R)."""
         column = self.alignment(role)[:, layer : layer + 1]
-        return map_down(column, self.slots(role))[0]
+        # These matrices are tiny, and clients add them up: half precision would only add noise.
+        with torch.autocast(column.device.type, enabled=False):
+            return map_down(column, self.slots(role))[0]
 
     def middle(self, role: str, layer: int, change: torch.Tensor) -> torch.Tensor:
         """T of one layer in the client's own size, (factor_rank, factor_rank).

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from tests.worker.federated.tiny import MODELS, make_inputs, make_model
-from worker.federated.adapters import TriLoraConfig, TriLoraLinear, export_lora
+from worker.federated.adapters import TriLoraConfig, TriLoraLinear, export_lora, folded
 from worker.federated.adapters.stack import MiddleStack
 from worker.federated.errors import InvalidConfigError, NonFiniteError, UnsupportedModelError
 from worker.federated.roles import adapted_modules
@@ -252,6 +252,19 @@ def test_some_modules_only(tmp_path: Path) -> None:
 def test_rank_above_the_global_rank_is_refused() -> None:
     with pytest.raises(InvalidConfigError, match="lora_rank is 16 but global_rank is 8"):
         get_peft_model(make_model("llama"), config(r=16))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_folding_changes_nothing_but_the_speed(layout: str) -> None:
+    model = get_peft_model(make_model("llama"), config(layout)).eval()
+    stir(model)
+    expected = logits(model, "llama")
+    with folded(model):
+        assert relative(logits(model, "llama"), expected) <= 1e-5
+        with torch.no_grad():
+            next(iter(layers_of(model).values())).trilora_D["default"].add_(1.0)
+        assert relative(logits(model, "llama"), expected) <= 1e-5
+    assert relative(logits(model, "llama"), expected) > 1e-5
 
 
 def test_export_refuses_other_adapters(tmp_path: Path) -> None:
