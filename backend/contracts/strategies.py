@@ -159,8 +159,9 @@ class H2TuneParams(StrategyParams):
     control: Literal["none", "permuted", "noise"] = Field(
         "none",
         title="Negative control",
-        description="permuted: the aggregated matrices are shuffled before they are loaded. noise: "
-        "replaced by noise of the same norm. A gain that survives a control is not transfer.",
+        description="permuted: the entries of what a round changes in the shared matrices are "
+        "shuffled. noise: replaced by noise of the same norm. A gain that survives a control is "
+        "not transfer.",
     )
 
 

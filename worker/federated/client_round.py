@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
+from worker.federated.adapters import folded
 from worker.federated.objectives.objective import Batch
 from worker.federated.training import Group, endless_batches
 from worker.federated.types import (
@@ -64,10 +65,11 @@ def measure_when_due(
 def measure(model: PreTrainedModel, client: LocalClient) -> Measured:
     """Accuracy on the test split and, if there is one, loss on the validation split."""
     client.on_progress(Progress("evaluating", 0, 1))
-    accuracy = client.objective.accuracy(model, client.data.test)
-    if not client.data.validation:
-        return Measured(accuracy, None)
-    return Measured(accuracy, client.objective.mean_loss(model, client.data.validation))
+    with folded(model):
+        accuracy = client.objective.accuracy(model, client.data.test)
+        if not client.data.validation:
+            return Measured(accuracy, None)
+        return Measured(accuracy, client.objective.mean_loss(model, client.data.validation))
 
 
 def training_batches(plan: ClientPlan, client: LocalClient) -> Iterator[list[Batch]]:
