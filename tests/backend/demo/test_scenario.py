@@ -1,0 +1,78 @@
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from backend.api_client import ApiClient
+from backend.contracts.base_models import BaseModelRef
+from backend.contracts.clients import ClientRegister, EnrolmentKeyCreate
+from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
+from backend.contracts.enums import TaskKind
+from backend.contracts.federations import FederationCreate
+from backend.demo.scenario import FEDERATION, GLOBAL_RANK, prepare_federation
+from tests.factories import Caller
+
+
+class _InProcess(httpx.BaseTransport):
+    """The network between the API client and the application of the tests."""
+
+    def __init__(self, application: TestClient):
+        self._application = application
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._application.request(
+            request.method,
+            str(request.url.copy_with(host="testserver")),
+            content=request.read(),
+            headers={
+                name: value for name, value in request.headers.items() if name.lower() != "host"
+            },
+        )
+        return httpx.Response(answer.status_code, content=answer.content)
+
+
+@pytest.fixture
+def api(admin: Caller) -> Iterator[ApiClient]:
+    with ApiClient("http://testserver", admin.token, transport=_InProcess(admin.http)) as client:
+        yield client
+
+
+def test_three_clients_that_differ_in_everything(api: ApiClient) -> None:
+    federation = prepare_federation(api)
+    assert federation.global_rank == GLOBAL_RANK
+    seen = [(c.name, c.architecture.family, c.lora_rank, c.task) for c in federation.clients]
+    assert sorted(seen) == [
+        ("east-hospital", "gemma", 8, TaskKind.CHOICE),
+        ("north-clinic", "llama", 4, TaskKind.FILL_IN),
+        ("south-lab", "qwen2", 16, TaskKind.PROGRAM),
+    ]
+    (key,) = api.enrolment_keys.list()
+    assert (key.max_uses, key.num_uses) == (3, 3)
+
+
+def test_a_second_demo_finds_what_the_first_one_made(api: ApiClient) -> None:
+    first = prepare_federation(api)
+    assert prepare_federation(api).id == first.id
+    assert len(list(api.clients.list())) == 3
+    assert len(list(api.enrolment_keys.list())) == 1
+
+
+def test_names_that_others_have_are_left_to_them(api: ApiClient) -> None:
+    key = api.enrolment_keys.create(EnrolmentKeyCreate(label="other"))
+    other = api.clients.register(
+        ClientRegister(
+            enrolment_key=key.secret,
+            name="south-lab",
+            base_model=BaseModelRef(source="builtin", id="tiny_llama"),
+            lora_rank=2,
+            task=TaskKind.FILL_IN,
+            dataset=BuiltinDataset(task=BuiltinTaskName.ARITHMETIC_FILL_IN, num_train=8),
+        )
+    )
+    api.federations.create(FederationCreate(name=FEDERATION, client_ids=[other.client.id]))
+    federation = prepare_federation(api)
+    assert federation.name == f"{FEDERATION} 2"
+    assert {client.name for client in federation.clients} == {
+        *("north-clinic", "east-hospital", "south-lab-2"),
+    }
