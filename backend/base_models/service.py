@@ -6,6 +6,7 @@ from pathlib import Path
 from backend.base_models.folders import read_folder
 from backend.contracts.base_models import (
     BUILTIN_MODELS,
+    BUILTIN_NUM_PARAMETERS,
     Architecture,
     BaseModelInfo,
     BaseModelRef,
@@ -19,7 +20,11 @@ from backend.errors import InvalidError
 def list_base_models() -> list[BaseModelInfo]:
     """The base models that ship with the platform."""
     return [
-        BaseModelInfo(ref=BaseModelRef(source="builtin", id=name), architecture=architecture)
+        BaseModelInfo(
+            ref=BaseModelRef(source="builtin", id=name),
+            architecture=architecture,
+            num_parameters=BUILTIN_NUM_PARAMETERS[name],
+        )
         for name, architecture in BUILTIN_MODELS.items()
     ]
 

@@ -48,6 +48,7 @@ class BaseModelInfo(BaseModel):
 
     ref: BaseModelRef
     architecture: Architecture
+    num_parameters: int | None = Field(None, description="weights that are stored, once each")
 
 
 BUILTIN_MODELS: dict[BuiltinModelName, Architecture] = {
@@ -56,3 +57,10 @@ BUILTIN_MODELS: dict[BuiltinModelName, Architecture] = {
     BuiltinModelName.TINY_QWEN2: Architecture(family="qwen2", num_layers=5, hidden_size=112),
 }
 """What the built-in models' `config.json` files state, for programs without the worker."""
+
+BUILTIN_NUM_PARAMETERS: dict[BuiltinModelName, int] = {
+    BuiltinModelName.TINY_LLAMA: 861_312,
+    BuiltinModelName.TINY_GEMMA: 683_232,
+    BuiltinModelName.TINY_QWEN2: 801_584,
+}
+"""How many weights their safetensors files hold."""
