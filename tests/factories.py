@@ -75,9 +75,7 @@ def add_user(session: Session, role: Role, username: str | None = None) -> User:
 
 def signed_in(caller: Caller, session: Session, role: Role) -> Caller:
     """A caller with a session of a fresh user."""
-    token = issue_session(
-        session, add_user(session, role), datetime.now(UTC) + timedelta(hours=1)
-    )
+    token = issue_session(session, add_user(session, role), datetime.now(UTC) + timedelta(hours=1))
     session.commit()
     return caller.with_token(token)
 
