@@ -1,5 +1,6 @@
 """Federations: members, ranks, names."""
 
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Engine, select
@@ -75,7 +76,7 @@ def test_a_name_is_given_once(operator: Caller, engine: Engine) -> None:
 def test_wrong_fields_are_named(operator: Caller, engine: Engine) -> None:
     client, _ = make_client(operator)
     good = {"name": "f", "client_ids": [client["id"]]}
-    wrong = {
+    wrong: dict[str, dict[str, Any]] = {
         "client_ids": {"client_ids": []},
         "client_ids.0": {"client_ids": ["north"]},
         "global_rank": {"global_rank": 10**30},

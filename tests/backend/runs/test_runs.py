@@ -23,7 +23,7 @@ def federation(operator: Caller) -> dict[str, Any]:
     return make_federation(operator, client)
 
 
-def queued(broker: "Redis[str]") -> list[tuple[str, dict[str, Any]]]:
+def queued(broker: Redis) -> list[tuple[str, dict[str, Any]]]:
     """Name and arguments of the jobs in the control queue, oldest first."""
     messages = [json.loads(raw) for raw in broker.lrange(Queue.CONTROL.value, 0, -1)]
     return [
@@ -117,7 +117,7 @@ def test_wrong_values_are_named(  # the path, the value and what to do
 
 
 def test_a_started_run_is_queued_with_its_job(
-    operator: Caller, federation: dict[str, Any], broker: "Redis[str]", session: Session
+    operator: Caller, federation: dict[str, Any], broker: Redis, session: Session
 ) -> None:
     run = make_run(operator, federation)
     response = operator.post(f"/runs/{run['id']}/start")
@@ -130,9 +130,7 @@ def test_a_started_run_is_queued_with_its_job(
     assert actions[-2:] == ["run.create", "run.start"]
 
 
-def test_a_run_starts_once(
-    operator: Caller, federation: dict[str, Any], broker: "Redis[str]"
-) -> None:
+def test_a_run_starts_once(operator: Caller, federation: dict[str, Any], broker: Redis) -> None:
     run = make_run(operator, federation)
 
     def start(_number: int) -> Any:
@@ -150,7 +148,7 @@ def test_a_run_starts_once(
 
 
 def test_a_member_without_data_stops_the_start(
-    operator: Caller, engine: Engine, broker: "Redis[str]"
+    operator: Caller, engine: Engine, broker: Redis
 ) -> None:
     ready, _ = make_client(operator)
     waiting, _ = make_client(operator, dataset=None, name="south-clinic")
