@@ -1,4 +1,4 @@
-"""The interface of every federated fine-tuning method, and the one list of them.
+"""The interface of every federated fine-tuning method; `strategies.registry` lists them.
 
 A strategy is a frozen object made from its `Params`. It keeps no memory of its own: whatever must
 survive from round to round lives in `ServerState` (server) or `ClientUpdate.private` (client),

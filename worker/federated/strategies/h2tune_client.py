@@ -30,6 +30,7 @@ from worker.federated.adapters.config import FactorStart
 from worker.federated.adapters.stack import MiddleStack
 from worker.federated.alignment import map_up, orthonormality_error
 from worker.federated.client_round import below, body_of, snapshot, take
+from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import derive_seed
 from worker.federated.types import ClientPlan, LocalClient, Metrics, Tensors
 from worker.federated.wire import (
@@ -138,31 +139,28 @@ class ClientModel:
     def load_plan(self, plan: ClientPlan) -> None:
         """Puts the received slots in place: all of each R x R, or the entries of a given mask."""
         stack, geometry, origin = self.stack, self.stack.geometry, "the plan"
-        rank, selectable = geometry.global_rank, geometry.num_selectable
-        slots = TensorSpec((stack.num_slots, rank, rank))
-        values = TensorSpec((stack.num_slots, geometry.num_kept))
+        rank = geometry.global_rank
         masks = take("mask", plan.tensors)
+        expected = {
+            f"slots/{role}": TensorSpec((stack.num_slots, rank, rank)) for role in stack.roles
+        }
+        if masks:
+            held_only = TensorSpec((stack.num_slots, geometry.num_kept))
+            expected = {f"values/{role}": held_only for role in stack.roles}
+        matrices = {name: t for name, t in plan.tensors.items() if not name.startswith("mask/")}
+        require_tensors(matrices, expected, origin)
+        if masks and masks.keys() != set(stack.roles):
+            raise InvalidUpdateError(
+                f"In {origin}, masks are given for {sorted(masks)}, expected one for each of "
+                f"{sorted(stack.roles)}: client and server must run the same version."
+            )
         for role, packed in masks.items():
-            mask = unpack_mask(packed, selectable, geometry.num_selected, origin)
-            stack.fix_mask(role, mask.to(stack.scores(role).device))
-        known = {name: t for name, t in plan.tensors.items() if not name.startswith("mask/")}
-        require_tensors(
-            known,
-            {
-                f"values/{role}" if role in masks else f"slots/{role}": values
-                if role in masks
-                else slots
-                for role in stack.roles
-            },
-            origin,
-        )
-        for role in stack.roles:
-            if role in masks:
-                held = geometry.held_entries(stack.selected(role)).cpu()
-                full = unpack_entries(plan.tensors[f"values/{role}"], held, rank)
-            else:
-                full = plan.tensors[f"slots/{role}"]
-            stack.slots(role).copy_(full)
+            selected = unpack_mask(packed, geometry.num_selectable, geometry.num_selected, origin)
+            held = geometry.held_entries(selected)
+            stack.fix_mask(role, selected.to(stack.scores(role).device))
+            stack.slots(role).copy_(unpack_entries(matrices[f"values/{role}"], held, rank))
+        for role, slots in take("slots", matrices).items():
+            stack.slots(role).copy_(slots)
 
     def middle(self, name: str) -> torch.Tensor:
         """T of one module in the client's own size, in the graph."""

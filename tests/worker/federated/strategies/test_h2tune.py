@@ -598,6 +598,29 @@ def test_a_store_of_another_client_is_refused() -> None:
         run_round(strategy, state, clients[1:2] + clients[:1], 2, training(), {"b": private["a"]})
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("values/q"), "In the plan, these are missing: 'values/q'"),
+        (lambda t: t.pop("mask/q"), "In the plan, masks are given for"),
+        (lambda t: t.update({"slots/q": torch.zeros(3, 8, 8)}), "unknown are 'slots/q'"),
+        (lambda t: spoil(t, math.nan), "In the plan, 'values/q' holds NaN"),
+    ],
+)
+def test_plans_that_do_not_fit_are_refused(change: Callable[[Tensors], None], message: str) -> None:
+    strategy, clients = strategy_with(), three()
+    state, private = two_rounds(strategy, clients)
+    plan = plans_of(strategy, state, clients, 2)["b"]
+    tensors = dict(plan.tensors)
+    change(tensors)
+    with pytest.raises(InvalidUpdateError, match=message):
+        loaded(
+            strategy,
+            dataclasses.replace(plan, tensors=tensors),
+            at_work(clients[1], training(), private["b"]),
+        )
+
+
 # Options
 
 
