@@ -108,10 +108,10 @@ class H2TuneParams(StrategyParams):
     shared_fraction: float = Field(
         0.5,
         gt=0,
-        lt=1,
+        le=1,
         title="Share of steps for the shared part",
         description="Part of a round's local steps that trains the shared matrices and the "
-        "alignment; the rest trains the private factors.",
+        "alignment; the rest trains the private factors. 1: the private factors stay as they are.",
     )
     shared_learning_rate: float | None = Field(
         None,
@@ -149,12 +149,13 @@ class H2TuneParams(StrategyParams):
         description="In the private phase, pulls the answers towards those at the end of the "
         "shared phase (mean divergence per response token).",
     )
-    gauge: Literal["none", "orthonormal", "shared_seed"] = Field(
+    gauge: Literal["none", "orthonormal", "shared_seed", "probe"] = Field(
         "none",
         title="Gauge of the private factors",
         description="What coordinates of different clients have in common at the start. none: "
         "random factors. orthonormal: A with orthonormal rows. shared_seed: A drawn from one seed "
-        "for all clients, by module role.",
+        "for all clients, by module role. probe: factors fitted to codes of public texts, so that "
+        "an index means the same in every model; the shared matrices start at zero.",
     )
     control: Literal["none", "permuted", "noise"] = Field(
         "none",

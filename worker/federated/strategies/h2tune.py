@@ -128,15 +128,16 @@ class H2Tune:
         return refusals
 
     def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
-        """Small random slots for every role that any client has."""
+        """Small random slots for every role that any client has; zeros with gauged factors."""
         rank = federation.global_rank
+        scale = 0.0 if self.params.gauge == "probe" else START_NORM / rank**0.5
         roles = sorted({role for client in federation.clients for role in client.modules})
         return ServerState(
             tensors={
                 f"slots/{role}": torch.randn(
                     federation.num_slots, rank, rank, generator=generator(seed, "slots", role)
                 )
-                * (START_NORM / rank**0.5)
+                * scale
                 for role in roles
             },
             meta={"seed": seed},
@@ -267,6 +268,11 @@ class H2Tune:
         client.on_progress(Progress("loading", 0, 1))
         braid = ClientModel(self.params, plan, client)
         origin = f"the store of client {plan.client_id!r}"
+        if self.params.gauge == "probe" and not take("factors", client.private):
+            raise InvalidConfigError(
+                f"gauge is 'probe' but client {plan.client_id!r} brings no factors: fit them to "
+                "public texts with worker/federated/gauge.py, or choose another gauge."
+            )
         braid.load_private(client.private, origin)
         load_head(client, origin)
         braid.load_plan(plan)

@@ -48,6 +48,7 @@ _FACTOR_STARTS: dict[str, FactorStart] = {
     "none": "random",
     "orthonormal": "orthonormal",
     "shared_seed": "shared_seed",
+    "probe": "random",  # replaced by what the client brings
 }
 
 
@@ -65,6 +66,7 @@ def adapter_config(params: H2TuneParams, plan: ClientPlan, client: LocalClient) 
         alignment_constraint=params.alignment_constraint,
         alignment_sharing=params.alignment_sharing,
         factor_start=_FACTOR_STARTS[params.gauge],
+        identity=params.gauge != "probe",
         seed=derive_seed(plan.seed, plan.client_id, "factors"),
         shared_seed=plan.seed,
     )

@@ -68,7 +68,7 @@ class Training:
         phases = []
         for stretch in stretches:
             num_shared = round(stretch * self._params.shared_fraction)
-            if stretch > 1:
+            if stretch > 1 and self._params.shared_fraction < 1:
                 num_shared = min(max(num_shared, 1), stretch - 1)
             phases += [self._shared_phase(num_shared), self._private_phase(stretch - num_shared)]
         return phases
