@@ -2,23 +2,21 @@
 
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
-from rich.table import Table
 
 from backend.api_client import ApiClient
-from backend.contracts.clients import Client
 from backend.contracts.enums import RunStatus
 from backend.contracts.federations import FederationDetail
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import Run, RunCreate
 from backend.contracts.strategies import Params, StrategyName
-from backend.demo.figures import ClientFigures, DemoReport, RunMetrics, client_figures, verdict
+from backend.demo.figures import DemoReport, RunMetrics, client_figures, verdict
 from backend.demo.progress import open_progress
 from backend.demo.scenario import TRAINING, prepare_federation
+from backend.demo.tables import accuracy_table, cost_table
 from backend.local.administrator import USERNAME, known_password
 from backend.local.errors import DemoError
 from backend.local.platform import LocalPlatform
@@ -83,18 +81,19 @@ def run_demo(
         console.print(f"Federation [bold]{federation.name}[/bold]: {members}", soft_wrap=True)
         baseline = _run(platform, api, federation, StrategyName.LOCAL_ONLY, options, console)
         shared = _run(platform, api, federation, options.strategy, options, console)
-    clients = [
-        client_figures(client, baseline.metrics, shared.metrics, options.strategy, options.rounds)
-        for client in federation.clients
-    ]
     report = DemoReport(
-        clients=clients,
+        clients=[
+            client_figures(
+                client, baseline.metrics, shared.metrics, options.strategy, options.rounds
+            )
+            for client in federation.clients
+        ],
         rounds=options.rounds,
         seconds_total=round(time.monotonic() - options.started_at, 1),
         seconds_training=round(_seconds(baseline.run) + _seconds(shared.run), 1),
         dashboard_url=platform.deployment.dashboard_url,
     )
-    _show(report, federation.clients, baseline, shared, options, console)
+    _show(report, federation, options.strategy, baseline, shared, console)
     if options.report_path is not None:
         report.write(options.report_path)
         console.print(f"Report written to {options.report_path}", soft_wrap=True)
@@ -138,55 +137,33 @@ def _run(
 def _seconds(run: Run) -> float:
     if run.started_at is None or run.ended_at is None:
         raise DemoError(f"run {run.id} is {run.status.value} and has no start or end")
-    return _difference(run.ended_at, run.started_at)
-
-
-def _difference(later: datetime, earlier: datetime) -> float:
-    return (later - earlier).total_seconds()
+    return (run.ended_at - run.started_at).total_seconds()
 
 
 def _show(
     report: DemoReport,
-    members: list[Client],
+    federation: FederationDetail,
+    strategy: StrategyName,
     baseline: _Finished,
     shared: _Finished,
-    options: DemoOptions,
     console: Console,
 ) -> None:
-    table = Table(title="Accuracy of each client's delivered adapter", title_justify="left")
-    for column in ("client", "model", "task"):
-        table.add_column(column)
-    for column in (
-        *("rank", "before", "local_only", options.strategy.value, "zeros in shared"),
-        *("KiB up/round", "KiB down/round", "training s"),
-    ):
-        table.add_column(column, justify="right")
-    for figures, client in zip(report.clients, members, strict=True):
-        seconds = [
+    seconds = {
+        client.name: [
             finished.metrics.total(client, MetricName.SECONDS_TRAIN)
             for finished in (baseline, shared)
         ]
-        table.add_row(*_row(figures, options.strategy), " + ".join(f"{s:.1f}" for s in seconds))
-    console.print(table)
-    num_test = [client.dataset.num_test for client in members if client.dataset is not None]
-    console.print(verdict(report.clients, options.strategy, num_test), soft_wrap=True)
+        for client in federation.clients
+    }
+    console.print(accuracy_table(report.clients, strategy))
+    console.print(cost_table(report.clients, strategy, seconds))
+    num_test = [
+        client.dataset.num_test for client in federation.clients if client.dataset is not None
+    ]
+    console.print(verdict(report.clients, strategy, num_test), soft_wrap=True)
     console.print(
         f"{report.rounds} rounds each, {report.seconds_training:.0f} s of runs, "
         f"{report.seconds_total:.0f} s in all. Compare the runs in the browser: "
-        f"{report.dashboard_url}/federation?id={shared.run.federation_id}",
+        f"{report.dashboard_url}/federation?id={federation.id}",
         soft_wrap=True,
     )
-
-
-def _row(figures: ClientFigures, strategy: StrategyName) -> list[str]:
-    accuracy = figures.accuracy
-    return [
-        figures.name,
-        f"{figures.family}, {figures.layers} x {figures.hidden}",
-        figures.task.value,
-        str(figures.rank),
-        *(f"{accuracy[key]:.1%}" for key in ("initial", StrategyName.LOCAL_ONLY, strategy)),
-        f"{figures.sparsity:.1%}",
-        f"{figures.bytes_up_per_round / 1024:.1f}",
-        f"{figures.bytes_down_per_round / 1024:.1f}",
-    ]

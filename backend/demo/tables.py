@@ -1,0 +1,65 @@
+"""The demo's figures as tables that fit a terminal of 80 columns."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from backend.contracts.strategies import StrategyName
+from backend.demo.figures import ClientFigures
+
+_KIB = 1024
+
+
+def accuracy_table(clients: Sequence[ClientFigures], strategy: StrategyName) -> Table:
+    """Accuracy before, alone and together, of the adapters that clients take home."""
+    table = _table("Accuracy on each client's test data", ["client", "model", "task"])
+    for name in ("rank", "before", StrategyName.LOCAL_ONLY.value, strategy.value):
+        table.add_column(name, justify="right")
+    for client in clients:
+        table.add_row(
+            client.name,
+            f"{client.family} {client.layers}x{client.hidden}",
+            client.task.value,
+            str(client.rank),
+            *(
+                f"{client.accuracy[key]:.1%}"
+                for key in ("initial", StrategyName.LOCAL_ONLY, strategy)
+            ),
+        )
+    return table
+
+
+def cost_table(
+    clients: Sequence[ClientFigures],
+    strategy: StrategyName,
+    seconds: Mapping[str, Sequence[float]],
+) -> Table:
+    """What a client sends, receives and computes.
+
+    Args:
+        clients: the figures.
+        strategy: what was compared with `local_only`.
+        seconds: training time by client name: of the `local_only` run and of the other.
+    """
+    table = _table(f"Cost of {strategy} per round; seconds of training in all", ["client"])
+    for name in ("zeros in shared", "KiB up", "KiB down"):
+        table.add_column(name, justify="right")
+    for name in (StrategyName.LOCAL_ONLY.value, strategy.value):
+        table.add_column(f"s {name}", justify="right")
+    for client in clients:
+        table.add_row(
+            client.name,
+            f"{client.sparsity:.1%}",
+            f"{client.bytes_up_per_round / _KIB:.1f}",
+            f"{client.bytes_down_per_round / _KIB:.1f}",
+            *(f"{value:.1f}" for value in seconds[client.name]),
+        )
+    return table
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
