@@ -118,7 +118,9 @@ class LiveRun(Answer):
     """What changed since a cursor, and the current state; poll with `after=cursor`."""
 
     run: Run
-    rounds: list[Round] = Field(description="the current round; all rounds when `after` is 0")
+    rounds: list[Round] = Field(
+        description="the current round and those that changed since; all rounds when `after` is 0"
+    )
     metrics: list[MetricPoint]
     events: list[Event]
     cursor: int
