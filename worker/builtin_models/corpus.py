@@ -105,20 +105,22 @@ def _expression(rng: Random) -> Text:
 def _outcome_list(rng: Random) -> Text:
     """A story, a list of numbers, and which of them is the outcome."""
     problem = _known_problem(rng)
-    listing = _listing(rng, problem.result)
-    letter, result = listing.letter_of(problem.result), problem.result
+    listing, result = _listing_with(rng, problem.result), str(problem.result)
+    letter = listing.letter_of(result)
     answer = rng.choice((f"{letter}: {result}", f"{result}: {letter}"))
     return Text(f"{problem.story} {listing}.", f" {problem.person} has {answer}.")
 
 
 def _lookup(rng: Random) -> Text:
-    """A list of numbers, read in both directions."""
-    listing = _listing(rng, rng.randint(0, MAX_RESULT))
-    numbers = rng.sample(listing.numbers, len(listing.numbers))
+    """A list of numbers or things, read in both directions."""
+    count = rng.randint(2, 5)
+    entries = rng.sample(OBJECTS, count) if rng.random() < 0.5 else _numbers(rng, count)
+    listing = _Listing(tuple(entries))
+    asked = rng.sample(entries, count)
     if rng.random() < 0.3:
-        found = [f" {listing.letter_of(number)} is {number}." for number in numbers]
+        found = [f" {listing.letter_of(entry)} is {entry}." for entry in asked]
     else:
-        found = [f" {number} is {listing.letter_of(number)}." for number in numbers]
+        found = [f" {entry} is {listing.letter_of(entry)}." for entry in asked]
     return Text(f"{listing}.", "".join(found))
 
 
@@ -126,24 +128,30 @@ def _fact_lookup(rng: Random) -> Text:
     operation = _operation(rng)
     left, right = draw_operands(rng, operation)
     result = compute(left, operation, right)
-    listing = _listing(rng, result)
-    return Text(f"{left} {operation} {right}: {listing}.", f" It is {listing.letter_of(result)}.")
+    listing = _listing_with(rng, result)
+    return Text(
+        f"{left} {operation} {right}: {listing}.", f" It is {listing.letter_of(str(result))}."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    numbers: tuple[int, ...]
+    entries: tuple[str, ...]
 
     def __str__(self) -> str:
-        return " ".join(f"({ascii_uppercase[i]}) {n}" for i, n in enumerate(self.numbers))
+        return " ".join(f"({ascii_uppercase[i]}) {e}" for i, e in enumerate(self.entries))
 
-    def letter_of(self, number: int) -> str:
-        return ascii_uppercase[self.numbers.index(number)]
+    def letter_of(self, entry: str) -> str:
+        return ascii_uppercase[self.entries.index(entry)]
 
 
-def _listing(rng: Random, number: int) -> _Listing:
-    others = rng.sample([n for n in range(MAX_RESULT + 1) if n != number], rng.randint(2, 4))
-    return _Listing(tuple(rng.sample([number, *others], len(others) + 1)))
+def _numbers(rng: Random, count: int) -> list[str]:
+    return [str(number) for number in rng.sample(range(MAX_RESULT + 1), count)]
+
+
+def _listing_with(rng: Random, number: int) -> _Listing:
+    others = [entry for entry in _numbers(rng, rng.randint(3, 5)) if entry != str(number)]
+    return _Listing(tuple(rng.sample([str(number), *others], len(others) + 1)))
 
 
 def _assignment(rng: Random) -> Text:
@@ -225,17 +233,17 @@ def _misc(rng: Random) -> Text:
 
 
 _KINDS: dict[Callable[[Random], Text], float] = {
-    _fact: 0.12,
+    _fact: 0.1,
     _outcome: 0.24,
-    _expression: 0.12,
-    _outcome_list: 0.2,
-    _lookup: 0.12,
+    _expression: 0.1,
+    _outcome_list: 0.17,
+    _lookup: 0.22,
     _fact_lookup: 0.05,
-    _tendency: 0.04,
+    _tendency: 0.03,
     _felt: 0.05,
-    _plain_deed: 0.02,
+    _plain_deed: 0.01,
     _reading: 0.01,
     _assignment: 0.01,
-    _counting: 0.01,
-    _misc: 0.01,
+    _counting: 0.005,
+    _misc: 0.005,
 }
