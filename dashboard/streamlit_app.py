@@ -49,7 +49,6 @@ def main() -> None:
     _sidebar()
     with session.problems_shown():
         page.run()
-    browser_session.store_token(session.current_token())
 
 
 def _is_administrator() -> bool:
@@ -61,6 +60,7 @@ def _sidebar() -> None:
     with st.sidebar:
         st.caption(f"Signed in as **{escape(user.username)}** ({user.role.value})")
         st.button("Sign out", icon=":material/logout:", on_click=session.sign_out)
+        browser_session.store_token(session.current_token())
 
 
 main()

@@ -8,11 +8,13 @@ from backend.api_client.client import ApiClient
 from backend.api_client.errors import ApiError, UnauthenticatedError
 from backend.contracts.enums import RunStatus
 from backend.contracts.federations import FederationDetail
+from backend.contracts.runs import Run
+from backend.contracts.strategies import StrategyName
 from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
-from dashboard.components.delivered import Reached, find_baseline, reached
+from dashboard.components.delivered import find_baseline, reached
 from dashboard.components.formatting import escape, moment_text
 from dashboard.components.labels import STRATEGY_TITLES
 from dashboard.components.live_history import LiveHistory
@@ -29,8 +31,9 @@ def main() -> None:
     federation = api.federations.get(history.run.federation_id)
     _title(history, federation)
     _controls(api, history)
-    refresh = None if history.run.status.is_terminal else REFRESH_SECONDS
-    st.fragment(_live, run_every=refresh)(run_id, federation)
+    baseline = _baseline_run(api, history.run)
+    live = _is_live(history.run, baseline)
+    st.fragment(_live, run_every=REFRESH_SECONDS if live else None)(run_id, federation, live)
 
 
 def _history(api: ApiClient, run_id: UUID) -> LiveHistory:
@@ -91,38 +94,48 @@ def _cancel(api: ApiClient, history: LiveHistory) -> None:
         st.rerun()
 
 
-def _live(run_id: UUID, federation: FederationDetail) -> None:
+def _is_live(run: Run, baseline: Run | None) -> bool:
+    """True while there is something to wait for: the run itself, or what it is compared with."""
+    return not run.status.is_terminal or (baseline is not None and not baseline.status.is_terminal)
+
+
+def _live(run_id: UUID, federation: FederationDetail, refreshing: bool) -> None:
     """The part of the page that refreshes."""
     with session.problems_shown():
         api = session.current_api()
         history = _history(api, run_id)
-        was_live = not history.run.status.is_terminal
-        history.absorb(api.runs.live(run_id, history.cursor))
-        _draw(api, history, federation)
-        if was_live and history.run.status.is_terminal:
+        was_running = not history.run.status.is_terminal
+        if was_running or history.cursor == 0:
+            history.absorb(api.runs.live(run_id, history.cursor))
+        baseline = _baseline_run(api, history.run)
+        _draw(api, history, federation, baseline)
+        has_ended = was_running and history.run.status.is_terminal
+        if has_ended or (refreshing and not _is_live(history.run, baseline)):
             st.rerun()  # the whole page once more: without polling and without the cancel button
 
 
-def _draw(api: ApiClient, history: LiveHistory, federation: FederationDetail) -> None:
+def _draw(
+    api: ApiClient, history: LiveHistory, federation: FederationDetail, baseline_run: Run | None
+) -> None:
     names = {client.id: client.name for client in federation.clients} | history.client_names()
     styles = client_styles(names)
-    baseline = _baseline(api, history)
+    is_compared = baseline_run is not None and baseline_run.status is RunStatus.COMPLETED
+    baseline = reached(api, baseline_run.id) if baseline_run and is_compared else None
     run_view.header(history, baseline)
     if history.rounds:
         run_view.adapters_section(history, api)
         run_view.clients_section(history)
         run_view.accuracy_section(history, styles, baseline)
-        if history.run.strategy.name != "local_only":
-            run_view.baseline_section(history, styles, baseline)
+        if history.run.strategy.name is not StrategyName.LOCAL_ONLY:
+            run_view.baseline_section(history, styles, baseline, coming=baseline_run)
         run_view.training_section(history, styles)
         run_view.traffic_section(history, styles)
     run_view.events_section(history, session.viewer_zone())
 
 
-def _baseline(api: ApiClient, history: LiveHistory) -> Reached | None:
-    """What the run that shares all but the strategy reached, once it has completed."""
-    run = find_baseline(history.run, list(api.federations.runs(history.run.federation_id)))
-    return reached(api, run.id) if run else None
+def _baseline_run(api: ApiClient, run: Run) -> Run | None:
+    """The run that shares all but the strategy."""
+    return find_baseline(run, list(api.federations.runs(run.federation_id)))
 
 
 main()

@@ -67,17 +67,19 @@ def pairs(history: LiveHistory, baseline: Reached | None) -> dict[UUID, Pair]:
 
 
 def find_baseline(run: Run, others: list[Run]) -> Run | None:
-    """The newest completed local-only run that differs from `run` in its strategy alone."""
+    """The local-only run that differs from `run` in its strategy alone.
+
+    The newest completed one; else the newest that is on its way.
+    """
     if run.strategy.name is StrategyName.LOCAL_ONLY:
         return None
-    return next(
-        (
-            other
-            for other in sorted(others, key=lambda item: item.created_at, reverse=True)
-            if other.status is RunStatus.COMPLETED
-            and other.strategy.name is StrategyName.LOCAL_ONLY
-            and (other.seed, other.num_rounds, other.training)
-            == (run.seed, run.num_rounds, run.training)
-        ),
-        None,
-    )
+    alike = [
+        other
+        for other in sorted(others, key=lambda item: item.created_at, reverse=True)
+        if other.strategy.name is StrategyName.LOCAL_ONLY
+        and (other.seed, other.num_rounds, other.training)
+        == (run.seed, run.num_rounds, run.training)
+    ]
+    completed = (other for other in alike if other.status is RunStatus.COMPLETED)
+    coming = (other for other in alike if other.status in {RunStatus.QUEUED, RunStatus.RUNNING})
+    return next(completed, None) or next(coming, None)

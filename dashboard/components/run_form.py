@@ -7,7 +7,6 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.api_client.errors import ApiError
-from backend.contracts.enums import RunStatus
 from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import StrategyInfo, StrategyName
 from backend.contracts.training import TrainingConfig
@@ -86,11 +85,6 @@ def validation_errors(error: ValidationError) -> dict[str, str]:
 def api_errors(error: ApiError) -> dict[str, str]:
     """What the API refuses, by the path of the field; a leading `body.` is dropped."""
     return {item.field.removeprefix("body."): item.message for item in error.field_errors}
-
-
-def needs_start(status: RunStatus) -> bool:
-    """True while a run was only prepared."""
-    return status is RunStatus.CREATED
 
 
 def errors_below(prefix: str, tag: str | None, errors: Errors) -> dict[str, str]:

@@ -102,13 +102,21 @@ def accuracy_section(history: LiveHistory, styles: Styles, baseline: Reached | N
     )
 
 
-def baseline_section(history: LiveHistory, styles: Styles, baseline: Reached | None) -> None:
+def baseline_section(
+    history: LiveHistory, styles: Styles, baseline: Reached | None, coming: Run | None
+) -> None:
     """Who gains by working together and who loses."""
     st.subheader("Against local only")
+    if baseline is None and coming is not None:
+        st.caption(
+            f"The local-only run with the same settings is {coming.status.value} "
+            f"({round_text(coming)}). The comparison appears here when it has completed."
+        )
+        return
     if baseline is None:
         st.caption(
-            "No completed local-only run of this federation has the same seed, rounds and "
-            "training. Start one on the federation's page to see who gains by working together."
+            "No local-only run of this federation has the same seed, rounds and training. Start "
+            "one on the federation's page to see who gains by working together."
         )
         return
     compared = pairs(history, baseline)

@@ -10,6 +10,10 @@ from dashboard.components.formatting import escape
 
 def sign_in_form() -> None:
     """Ask for name and password; reruns the page once somebody is in."""
+    if session.may_resume():
+        _resume()
+    else:
+        browser_session.clear_token()
     _, middle, _ = st.columns([1, 1.1, 1])
     with middle:
         st.space("medium")
@@ -27,10 +31,6 @@ def sign_in_form() -> None:
         )
         if sent:
             _sign_in(username.strip(), password)
-    if session.may_resume():
-        _resume()
-    else:
-        browser_session.clear_token()
 
 
 def _sign_in(username: str, password: str) -> None:

@@ -250,7 +250,7 @@ def test_a_live_run_shows_where_it_stands(platform: FakePlatform, open_page: Ope
     text = text_of(app)
     assert "round 2 of 5" in text
     assert "Clients in round 2" in text
-    assert "No completed local-only run" in text
+    assert "No local-only run" in text
     tables = [item.value for item in app.dataframe]
     assert list(tables[0]["Client"]) == ["city-hospital", "north-clinic", "south-practice"]
     events = next(table for table in tables if "What" in table)
@@ -307,6 +307,21 @@ def test_a_completed_run_is_compared_and_offers_adapters(
         for name, size in (("city-hospital", "38.1"), ("north-clinic", "35.2"),
                            ("south-practice", "41.0"))
     ]  # fmt: skip
+
+
+def test_the_page_waits_for_a_baseline_that_is_on_its_way(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = three_clinics(platform)
+    local = platform.add_run(federation, RunCreate(strategy=LocalOnlyParams()), RunStatus.RUNNING)
+    platform.play_round(local, 1)
+    run = platform.add_run(federation, RunCreate(strategy=H2TuneParams()), RunStatus.RUNNING)
+    platform.play_to_end(run)
+    app = open_page(pages.RUN, id=str(run.id))
+    assert "with the same settings is running (round 1 of 5)" in text_of(app)
+    platform.play_to_end(local)
+    app.run()
+    assert "No client does worse than when training alone." in text_of(app)
 
 
 def test_cancelling_asks_the_platform(platform: FakePlatform, open_page: Open) -> None:

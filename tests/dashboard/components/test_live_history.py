@@ -104,12 +104,14 @@ def test_only_a_run_that_differs_in_its_strategy_alone_is_a_baseline() -> None:
     local = {"strategy": LocalOnlyParams(), "seed": 1}
     good = new_run(**local).model_copy(update=done)
     others = [
-        new_run(**local),  # still running
+        new_run(**local).model_copy(update={"status": RunStatus.FAILED}),
         new_run(**(local | {"seed": 2})).model_copy(update=done),
         new_run(**local, num_rounds=9).model_copy(update=done),
         new_run(**local, training=TrainingConfig(local_steps=1)).model_copy(update=done),
         new_run(seed=1).model_copy(update=done),
     ]
     assert find_baseline(run, others) is None
-    assert find_baseline(run, [*others, good]) == good
+    coming = new_run(**local)
+    assert find_baseline(run, [coming, *others]) == coming
+    assert find_baseline(run, [coming, *others, good]) == good
     assert find_baseline(good, [good]) is None
