@@ -1,0 +1,111 @@
+"""What an experiment file says: a grid of settings, arms and seeds (TOML)."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from backend.contracts.base_models import BuiltinModelName
+from backend.contracts.datasets import BuiltinTaskName
+from backend.contracts.strategies import LocalOnlyParams, Params
+from backend.contracts.training import TrainingConfig
+from worker.federated.errors import InvalidConfigError
+from worker.federated.probes import ProbeUnit
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderMember(_Part):
+    """A client with the real encoder, cut to some depth, and a public classification task."""
+
+    kind: Literal["encoder"] = "encoder"
+    layers: int = Field(ge=1, le=6)
+    task: str = Field(description="name of the data files, such as sst2")
+    rank: int = Field(ge=1)
+
+
+class BuiltinMember(_Part):
+    """A client with a built-in causal model and a built-in task."""
+
+    kind: Literal["builtin"] = "builtin"
+    model: BuiltinModelName
+    task: BuiltinTaskName
+    rank: int = Field(ge=1)
+
+
+Member = Annotated[EncoderMember | BuiltinMember, Field(discriminator="kind")]
+
+
+class Probes(_Part):
+    """Public texts for the probe gauge."""
+
+    unit: ProbeUnit = "text"
+    num_texts: int = Field(600, ge=8)
+
+
+class Setting(_Part):
+    """Who takes part, and how much data each has."""
+
+    name: str
+    global_rank: int = Field(16, ge=1)
+    num_train: int = Field(32, ge=1)
+    num_validation: int = Field(32, ge=1)
+    num_test: int = Field(400, ge=1)
+    members: tuple[Member, ...] = Field(min_length=1)
+    probes: Probes = Probes()
+
+
+class UntrainedArm(_Part):
+    """No training at all."""
+
+    kind: Literal["untrained"] = "untrained"
+    name: str = "untrained"
+
+
+class LocalArm(_Part):
+    """Every client alone, at its best: round and learning rate are chosen by validation loss."""
+
+    kind: Literal["local"] = "local"
+    name: str
+    strategy: Params = LocalOnlyParams()
+    learning_rates: tuple[float, ...] = Field(min_length=1)
+    gauge: Literal["none", "reference", "exchange"] = "none"
+
+
+class FederatedArm(_Part):
+    """All clients together; the last round counts, nothing is chosen."""
+
+    kind: Literal["federated"] = "federated"
+    name: str
+    strategy: Params
+    gauge: Literal["none", "reference", "exchange"] = "none"
+
+
+Arm = Annotated[UntrainedArm | LocalArm | FederatedArm, Field(discriminator="kind")]
+
+
+class Experiment(_Part):
+    """A grid: every arm in every setting with every seed."""
+
+    num_rounds: int = Field(20, ge=1)
+    training: TrainingConfig
+    settings: tuple[Setting, ...] = Field(min_length=1)
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    seeds: int = Field(3, ge=1)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Reads an experiment file.
+
+    Raises:
+        InvalidConfigError: the file is missing, no TOML, or says something impossible.
+    """
+    try:
+        return Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise InvalidConfigError(
+            f"The experiment file {path.name!r} is unusable: {error}"
+        ) from error

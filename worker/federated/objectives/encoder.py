@@ -1,0 +1,265 @@
+"""Labels of sentences and of pairs of sentences, from the embeddings of an encoder.
+
+A text's embedding is the mean of the last hidden states over its tokens, scaled to length one.
+Single texts: logit_c = s <w_c, e> + b_c, where w_c starts as the encoder's own embedding of a text
+that describes class c, as a language model's label words would. A random start would fit a handful
+of examples by itself, in a direction that differs from client to client.
+Pairs: logit = (0, s (<e_1, e_2> - t)), where t starts as the median over the training pairs.
+
+The head (w, b or s, t) is private and trains along with whatever the strategy trains.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.contracts.datasets import Example
+from worker.federated.errors import InvalidConfigError
+from worker.federated.objectives.objective import Batch, Forward
+
+COSINE_SCALE = 20.0
+"""s: what sentence encoders are trained with (an inverse temperature of 0.05)."""
+
+EVALUATION_BATCH = 50
+HEAD_FILE = "head.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """What is common to the clients of a run.
+
+    Attributes:
+        max_length: tokens per text; longer ones lose their end.
+        head_learning_rate: of the private head.
+        max_eval_examples: only the first so many are judged; None: all.
+    """
+
+    max_length: int = 64
+    head_learning_rate: float = 1e-3
+    max_eval_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The texts of one example and its class."""
+
+    texts: tuple[str, ...]
+    label: int
+
+
+class EncoderObjective:
+    """Classification by embeddings; see the module's text.
+
+    Args:
+        tokenizer: the encoder's.
+        labels: names of the classes, as the examples' answers spell them.
+        head: `weight` (classes, width) and `bias` (classes,) for single texts, or `scale` and
+            `threshold`, scalars, for pairs.
+        settings: lengths and rates.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        head: Mapping[str, nn.Parameter],
+        settings: EncoderSettings,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._labels = list(labels)
+        self._head = dict(head)
+        self._settings = settings
+
+    @property
+    def head(self) -> Mapping[str, nn.Parameter]:
+        """The private classifier."""
+        return self._head
+
+    @property
+    def head_learning_rate(self) -> float | None:
+        """As set."""
+        return self._settings.head_learning_rate
+
+    def encode(self, examples: Sequence[Example]) -> Sequence[Row]:
+        """Texts and classes; the lines of a question are the texts of a pair.
+
+        Raises:
+            InvalidConfigError: an answer is none of the labels.
+        """
+        return [Row(texts_of(example), self._label_of(example)) for example in examples]
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """`input_ids` and `attention_mask` of all texts, pairs next to each other, and `labels`."""
+        texts = [text for row in rows for text in row.texts]
+        batch = tokenize(self._tokenizer, texts, self._settings.max_length)
+        return {**batch, "labels": torch.tensor([row.label for row in rows])}
+
+    def targets(self, batch: Batch) -> torch.Tensor:
+        """The classes, (rows,)."""
+        return batch["labels"]
+
+    def target_logits(self, forward: Forward, batch: Batch) -> torch.Tensor:
+        """(rows, classes)."""
+        embedded = embed(forward, batch)
+        if "weight" in self._head:
+            directions, bias = self._head["weight"], self._head["bias"]
+            return COSINE_SCALE * functional.linear(embedded, directions) + bias
+        left, right = embedded[::2], embedded[1::2]
+        cosine = (left * right).sum(dim=-1)
+        same = self._head["scale"] * (cosine - self._head["threshold"])
+        return torch.stack([torch.zeros_like(same), same], dim=-1)
+
+    def accuracy(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
+        """Share of examples whose class has the highest logit.
+
+        Raises:
+            InvalidConfigError: there are no examples.
+        """
+        asked = examples[: self._settings.max_eval_examples]
+        right = sum(
+            int((logits.argmax(dim=-1) == labels).sum())
+            for logits, labels in self._answers(model, asked)
+        )
+        return right / len(asked)
+
+    def mean_loss(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
+        """Nats per example.
+
+        Raises:
+            InvalidConfigError: there are no examples.
+        """
+        total = sum(
+            float(functional.cross_entropy(logits.float(), labels, reduction="sum"))
+            for logits, labels in self._answers(model, examples)
+        )
+        return total / len(examples)
+
+    def save_head(self, folder: Path) -> None:
+        """Writes `head.safetensors`."""
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self._head.items()}
+        save_file(tensors, folder / HEAD_FILE)
+
+    def _answers(
+        self, model: PreTrainedModel, examples: Sequence[Example]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if not examples:
+            raise InvalidConfigError("There are no examples to judge: give the client some.")
+        rows = sorted(self.encode(examples), key=lambda row: sum(map(len, row.texts)))
+        with _frozen(model):
+            for first in range(0, len(rows), EVALUATION_BATCH):
+                batch = self.collate(rows[first : first + EVALUATION_BATCH])
+                on_device = {name: t.to(model.device) for name, t in batch.items()}
+                yield self.target_logits(model, on_device), on_device["labels"]
+
+    def _label_of(self, example: Example) -> int:
+        answer = example.answer.strip()
+        if answer not in self._labels:
+            raise InvalidConfigError(
+                f"The answer {answer!r} of {example.question[:60]!r} is none of "
+                f"{', '.join(self._labels)}: correct it, or add the label."
+            )
+        return self._labels.index(answer)
+
+
+def text_objective(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    label_texts: Mapping[str, str],
+    settings: EncoderSettings,
+) -> EncoderObjective:
+    """For single texts; the head starts as the embeddings of the label texts.
+
+    Args:
+        model: the encoder, still without adapters.
+        tokenizer: its tokenizer.
+        label_texts: class name -> a text that describes it.
+        settings: lengths and rates.
+    """
+    directions = embed_texts(model, tokenizer, list(label_texts.values()), settings.max_length)
+    head = {
+        "weight": nn.Parameter(directions),
+        "bias": nn.Parameter(torch.zeros(len(label_texts), device=directions.device)),
+    }
+    return EncoderObjective(tokenizer, list(label_texts), head, settings)
+
+
+def pair_objective(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: tuple[str, str],
+    examples: Sequence[Example],
+    settings: EncoderSettings,
+) -> EncoderObjective:
+    """For pairs; the head starts at the median cosine of the training pairs.
+
+    Args:
+        model: the encoder, still without adapters.
+        tokenizer: its tokenizer.
+        labels: names of the classes "far apart" and "close".
+        examples: training pairs, at least one.
+        settings: lengths and rates.
+    """
+    texts = [text for example in examples for text in texts_of(example)]
+    embedded = embed_texts(model, tokenizer, texts, settings.max_length)
+    left, right = embedded[::2], embedded[1::2]
+    head = {
+        "scale": nn.Parameter(torch.tensor(COSINE_SCALE, device=embedded.device)),
+        "threshold": nn.Parameter((left * right).sum(dim=-1).median()),
+    }
+    return EncoderObjective(tokenizer, labels, head, settings)
+
+
+def texts_of(example: Example) -> tuple[str, ...]:
+    """The lines of the question: one text, or the two of a pair."""
+    return tuple(example.question.split("\n"))
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> Batch:
+    """`input_ids` and `attention_mask`, each (texts, longest) int64, padded on the right."""
+    encoded = tokenizer(
+        list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+    )
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def embed(forward: Forward, batch: Batch) -> torch.Tensor:
+    """Mean over tokens of the last hidden states, of length one: (texts, width)."""
+    hidden: torch.Tensor = forward(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    ).last_hidden_state
+    weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return functional.normalize((hidden * weight).sum(dim=1) / weight.sum(dim=1), dim=-1)
+
+
+def embed_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+) -> torch.Tensor:
+    """Embeddings of texts in order, (texts, width), out of the graph."""
+    parts = []
+    with _frozen(model):
+        for first in range(0, len(texts), EVALUATION_BATCH):
+            chosen = texts[first : first + EVALUATION_BATCH]
+            batch = tokenize(tokenizer, chosen, max_length)
+            parts.append(embed(model, {name: t.to(model.device) for name, t in batch.items()}))
+    return torch.cat(parts)
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.train(mode=False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

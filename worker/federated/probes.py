@@ -1,0 +1,74 @@
+"""Public probe texts in a model's own tokens, pooled to units that all models have in common.
+
+Tokenizers cut texts differently, so activations of different models are compared per whole text or
+per word: a word's unit is its last token, where a causal model has read all of it.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from worker.federated.errors import InvalidConfigError
+
+ProbeUnit = Literal["text", "word"]
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeBatch:
+    """Texts padded on the right, and which tokens make up each unit."""
+
+    input_ids: torch.Tensor  # (batch, length) int64
+    attention_mask: torch.Tensor  # (batch, length) int64
+    pooling: torch.Tensor  # (units, batch * length) fp32, rows sum to 1
+
+
+def probe_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    unit: ProbeUnit,
+    *,
+    max_length: int,
+    batch_size: int = 32,
+) -> Iterator[ProbeBatch]:
+    """The probes for one model; unit number u is the same text or word for every tokenizer.
+
+    Args:
+        tokenizer: of the model, a fast one, since words are found by character positions.
+        texts: public texts, in an order that all clients share.
+        unit: `text` takes the mean over all tokens, `word` one unit per word and punctuation mark.
+        max_length: most tokens per text.
+        batch_size: texts per forward pass.
+
+    Raises:
+        InvalidConfigError: a text does not fit, so that its units would differ between models.
+    """
+    for first in range(0, len(texts), batch_size):
+        chosen = list(texts[first : first + batch_size])
+        encoded = tokenizer(chosen, padding=True, padding_side="right", return_tensors="pt")
+        mask = encoded["attention_mask"]
+        longest = int(mask.sum(dim=1).max())
+        if longest > max_length:
+            raise InvalidConfigError(
+                f"A probe text of {longest} tokens exceeds max_length {max_length}: probe with "
+                "shorter texts, or raise max_length."
+            )
+        if unit == "text":
+            rows = torch.zeros(len(chosen), len(chosen), mask.shape[1])
+            places = torch.arange(len(chosen))
+            rows[places, places] = mask / mask.sum(dim=1, keepdim=True)
+            rows = rows.flatten(1)
+        else:
+            tokens = [
+                number * mask.shape[1] + encoded.char_to_token(number, word.end() - 1)
+                for number, text in enumerate(chosen)
+                for word in _WORD.finditer(text)
+            ]
+            rows = torch.zeros(len(tokens), mask.numel())
+            rows[torch.arange(len(tokens)), torch.tensor(tokens)] = 1.0
+        yield ProbeBatch(encoded["input_ids"], mask, rows)
