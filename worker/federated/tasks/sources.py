@@ -30,7 +30,8 @@ def read_examples(
 
     Args:
         location: a path ending in .jsonl, .csv or .parquet, or `hub:<id>` (needs the package
-            `datasets` from version 4 on, which runs no remote code; splits named train, validation and test are taken as they are).
+            `datasets` from version 4 on, which runs no remote code; splits named train,
+            validation and test are taken as they are).
         task: which checks apply.
         columns: for tables with other names, such as `{"question": "sentence"}`.
 
