@@ -65,6 +65,6 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
 	  backend=cpu; if command -v nvidia-smi >/dev/null; then backend=auto; fi; \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=$$backend '$(TORCH)' 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'; }
+	  || $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check '$(TORCH)'; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[dev]'
 	@touch $@

@@ -233,8 +233,10 @@ def _say(message: str) -> None:
 def _say_where(settings: Settings, platform: LocalPlatform) -> None:
     _out.print(f"[bold]Dashboard[/bold]  {platform.deployment.dashboard_url}", soft_wrap=True)
     _out.print(f"API        {platform.deployment.api_url}/docs", soft_wrap=True)
-    if settings.admin_password is None and password_path(settings).exists():
-        path = password_path(settings)
+    path = password_path(settings)
+    if settings.admin_password is not None:
+        _say(f"Sign in    as {USERNAME} with the password of FEDBRAID_ADMIN_PASSWORD")
+    elif path.exists():
         password = f"password {path.read_text().strip()} (kept in {path})"
         _out.print(f"Sign in    as {USERNAME}, {escape(password)}", soft_wrap=True)
     _say(f"Logs       {settings.home / 'logs'}")

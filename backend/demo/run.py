@@ -162,7 +162,7 @@ def _show(
     ]
     console.print(verdict(report.clients, strategy, num_test), soft_wrap=True)
     console.print(
-        f"{report.rounds} rounds each, {report.seconds_training:.0f} s of runs, "
+        f"Rounds per run: {report.rounds}; {report.seconds_training:.0f} s of runs, "
         f"{report.seconds_total:.0f} s in all. Compare the runs in the browser: "
         f"{report.dashboard_url}/federation?id={federation.id}",
         soft_wrap=True,

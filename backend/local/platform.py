@@ -30,22 +30,12 @@ class StopRequested(Exception):  # noqa: N818 (not an error)
 
 
 class LocalPlatform:
-    """A running platform, as `running` gives it.
-
-    Attributes:
-        deployment: where everything is.
-        is_new: an administrator was created at this start.
-    """
+    """A running platform, as `running` gives it; `deployment` says where everything is."""
 
     def __init__(
-        self,
-        deployment: Deployment,
-        supervisor: Supervisor,
-        stop_requested: Callable[[], bool],
-        is_new: bool,
+        self, deployment: Deployment, supervisor: Supervisor, stop_requested: Callable[[], bool]
     ):
         self.deployment = deployment
-        self.is_new = is_new
         self._supervisor = supervisor
         self._stop_requested = stop_requested
 
@@ -93,7 +83,7 @@ def running(
         deployment = _deploy(settings, services, choose_port)
         say("Database: applying migrations")
         upgrade(deployment.database_url)
-        is_new = ensure_administrator(settings, deployment.database_url)
+        ensure_administrator(settings, deployment.database_url)
         supervisor = Supervisor(say, stop_requested)
         for process in services.processes:
             supervisor.adopt(process)
@@ -102,7 +92,7 @@ def running(
             for program in _programs(deployment, num_train_workers or _default_workers()):
                 supervisor.start(program.command, program.is_ready)
             supervisor.wait_until_ready()
-            platform = LocalPlatform(deployment, supervisor, stop_requested, is_new)
+            platform = LocalPlatform(deployment, supervisor, stop_requested)
             platform.tend(0)
             yield platform
         finally:
