@@ -56,3 +56,24 @@ class TrainingConfig(BaseModel):
         title="Rounds between evaluations",
         description="Larger values save time where evaluating takes longer than training.",
     )
+    group_by_length: bool = Field(
+        False,
+        title="Group by length",
+        description="Batches of texts of about equal length: less padding, slightly less random.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Gradient checkpointing",
+        description="Computes activations twice instead of keeping them: about a third slower, far "
+        "less memory, the same result. auto: on a GPU from half a billion weights on.",
+    )
+    quantization: Literal["none", "nf4"] = Field(
+        "none",
+        title="Base weights",
+        description="nf4: frozen weights in 4 bits (needs an NVIDIA GPU and bitsandbytes).",
+    )
+    device_map: Literal["none", "auto"] = Field(
+        "none",
+        title="Several GPUs",
+        description="auto: spreads the layers of one model over all GPUs of the machine.",
+    )

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
 from worker.federated.adapters import folded
+from worker.federated.memory import explained_memory
 from worker.federated.objectives.objective import Batch
-from worker.federated.training import Group, endless_batches
+from worker.federated.optimizer import Group
+from worker.federated.training import endless_batches
 from worker.federated.types import (
     ClientPlan,
     ClientSpec,
@@ -65,7 +67,7 @@ def measure_when_due(
 def measure(model: PreTrainedModel, client: LocalClient) -> Measured:
     """Accuracy on the test split and, if there is one, loss on the validation split."""
     client.on_progress(Progress("evaluating", 0, 1))
-    with folded(model):
+    with explained_memory(client.training), folded(model):
         accuracy = client.objective.accuracy(model, client.data.test)
         if not client.data.validation:
             return Measured(accuracy, None)

@@ -23,3 +23,7 @@ class InvalidUpdateError(FederatedError):
 
 class NonFiniteError(FederatedError):
     """A tensor or a loss holds NaN or infinity."""
+
+
+class OutOfMemoryError(FederatedError):
+    """The device has too little memory for these settings; the message names smaller ones."""

@@ -1,8 +1,6 @@
 """The training loop of one client's round: phases, each with the parameter groups it trains."""
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,8 +14,19 @@ from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.training import TrainingConfig
+from worker.federated.checkpoint import (
+    NO_CHECKPOINTS,
+    Checkpointing,
+    Counts,
+    Restored,
+    Saver,
+    put,
+    restore,
+)
 from worker.federated.errors import NonFiniteError
+from worker.federated.memory import explained_memory, recomputed_activations
 from worker.federated.objectives.objective import Batch, Objective
+from worker.federated.optimizer import Group, ScheduledAdamW
 from worker.federated.seeds import derive_seed, generator
 from worker.federated.types import Metrics, Progress, Tensors
 
@@ -25,24 +34,9 @@ Penalty = Callable[[torch.Tensor, Batch], torch.Tensor]
 """A scalar from the logits at a batch's targets, (targets, classes), and the batch."""
 
 PROGRESS_INTERVAL_SECONDS = 1.0
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters that share one AdamW.
-
-    Attributes:
-        name: appears in error messages.
-        parameters: by a name that stays the same from round to round.
-        learning_rate: peak rate.
-        after_step: runs after each step of this group, such as a projection.
-    """
-
-    name: str
-    parameters: Mapping[str, nn.Parameter]
-    learning_rate: float
-    after_step: Callable[[], None] = lambda: None
+SORTED_STEPS = 32
+"""With `group_by_length`: this many steps' examples are sorted at a time, so order stays random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +47,13 @@ class Phase:
         groups: what trains.
         num_steps: optimizer steps.
         penalty: added to the loss of each step, as the mean over its micro-batches.
-        before: runs once when the phase starts.
+        before: runs once when the phase starts; may look at what trains, and change none of it.
     """
 
     groups: Sequence[Group]
     num_steps: int
     penalty: Penalty | None = None
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +96,43 @@ def endless_batches(
         collate: makes a batch of some rows.
         stream: parts of the seed, such as run, client and round.
     """
-    per_step = config.batch_size * config.gradient_accumulation_steps
+    lengths = _lengths(rows, collate) if config.group_by_length else None
     epoch = 0
     while True:
         source = generator(*stream, "epoch", epoch)
         order = torch.randperm(len(rows), generator=source).tolist()
-        for first in range(0, len(order), per_step):
-            chosen = [rows[index] for index in order[first : first + per_step]]
-            size = config.batch_size
-            yield [collate(chosen[at : at + size]) for at in range(0, len(chosen), size)]
+        for step in _steps(order, config, lengths, source):
+            yield [collate([rows[index] for index in indices]) for indices in step]
         epoch += 1
+
+
+def _steps(
+    order: Sequence[int],
+    config: TrainingConfig,
+    lengths: Sequence[int] | None,
+    source: torch.Generator,
+) -> Iterator[list[list[int]]]:
+    """Indices of the micro-batches of each step of an epoch.
+
+    With `lengths`, stretches of the order are sorted into micro-batches of about equal length,
+    which then come in random order, so that no step sees short examples only.
+    """
+    size = config.batch_size
+    stretch = size * config.gradient_accumulation_steps * (SORTED_STEPS if lengths else 1)
+    for first in range(0, len(order), stretch):
+        chosen = order[first : first + stretch]
+        if lengths is None:
+            yield [list(chosen[at : at + size]) for at in range(0, len(chosen), size)]
+            continue
+        by_length = sorted(chosen, key=lambda index: lengths[index])
+        batches = [by_length[at : at + size] for at in range(0, len(by_length), size)]
+        mixed = [batches[i] for i in torch.randperm(len(batches), generator=source).tolist()]
+        for at in range(0, len(mixed), config.gradient_accumulation_steps):
+            yield mixed[at : at + config.gradient_accumulation_steps]
+
+
+def _lengths(rows: Sequence[Any], collate: Callable[[Sequence[Any]], Batch]) -> list[int]:
+    return [int(collate([row])["attention_mask"].sum()) for row in rows]
 
 
 def train(
@@ -124,124 +145,119 @@ def train(
     moments: Mapping[str, torch.Tensor],
     seed: int,
     on_progress: Callable[[Progress], None],
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> Trained:
     """Runs the phases in order; on a CPU the same arguments give the same bits.
 
     Each step averages the cross entropy over all targets of its micro-batches, adds the
     phase's penalty, clips each group's gradient to `max_grad_norm`, and steps each group's AdamW.
     Warm-up and schedule run over a group's steps of the round. A loss or gradient that is NaN or
-    infinite ends the training with `NonFiniteError`, which names what trained and the remedy.
+    infinite ends the training with `NonFiniteError`, which names what trained and the remedy, and
+    a full device with `OutOfMemoryError`.
 
     Args:
         model: with its adapter in place; left in evaluation mode.
         objective: what it is trained for.
         phases: what trains, and for how long.
-        batches: one list of micro-batches per step.
+        batches: one list of micro-batches per step, from the first step of the round on.
         config: rates, clipping, precision.
         moments: AdamW's state from the client's last round, by parameter; may be empty.
-        seed: of dropout.
+        seed: of dropout; one for each round.
         on_progress: called about once per second.
+        checkpointing: where the state goes now and then, and what to go on from.
     """
     torch.set_flush_denormal(True)  # tiny moments would slow a CPU down tenfold
-    optimizers = _make_optimizers(phases, config, moments)
+    parameters = {n: p for phase in phases for g in phase.groups for n, p in g.parameters.items()}
     num_steps = sum(phase.num_steps for phase in phases)
-    done, loss_sum, num_tokens, last_report = 0, 0.0, 0, time.monotonic()
+    restored = restore(checkpointing.resume_from, seed, parameters, num_steps)
+    counts = restored.counts if restored else Counts()
+    known = {**moments, **(restored.moments if restored else {})}
+    optimizers = _make_optimizers(phases, config, known, counts.step)
+    saver = Saver(checkpointing, seed, parameters, model.device)
+
+    def all_moments() -> Tensors:
+        kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
+        for optimizer in optimizers.values():
+            kept.update(optimizer.moments())
+        return kept
+
     model.train()
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    last_report = time.monotonic()
+    with (
+        explained_memory(config),
+        recomputed_activations(model, config),
+        torch.random.fork_rng(devices=_cuda_devices(model)),
+    ):
         torch.manual_seed(derive_seed(seed, "dropout"))
-        for phase in phases:
-            if phase.num_steps == 0:
-                continue
+        if restored:
+            restored.apply(parameters, model.device)
+            for _ in range(counts.step):
+                next(batches)
+        for phase, num_left in _remaining(phases, counts.step):
             _freeze_all_but(model, phases, phase.groups)
-            phase.before()
-            for _ in range(phase.num_steps):
-                micro_batches = _to_device(next(batches), model.device)
+            _begin(phase, saver, restored if num_left < phase.num_steps else None)
+            for _ in range(num_left):
+                micro_batches = next(batches)
+                counts.num_tokens += sum(int(b["attention_mask"].sum()) for b in micro_batches)
                 loss = _accumulate(model, objective, phase, micro_batches, config)
                 for group in phase.groups:
-                    optimizers[group.name].step(config.max_grad_norm)
+                    optimizers[group.name].step()
                     group.after_step()
-                done, loss_sum = done + 1, loss_sum + loss
-                num_tokens += sum(int(b["attention_mask"].sum()) for b in micro_batches)
+                counts.step, counts.loss_sum = counts.step + 1, counts.loss_sum + loss
+                saver.save_when_due(counts, all_moments)
                 if time.monotonic() - last_report >= PROGRESS_INTERVAL_SECONDS:
                     last_report = time.monotonic()
                     values = {MetricName.TRAIN_LOSS: loss}
-                    on_progress(Progress("training", done, num_steps, values))
+                    on_progress(Progress("training", counts.step, num_steps, values))
     model.train(mode=False)
-    kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
-    for optimizer in optimizers.values():
-        kept.update(optimizer.moments())
-    return Trained(loss_sum / done if done else None, num_tokens, kept)
+    mean_loss = counts.loss_sum / counts.step if counts.step else None
+    return Trained(mean_loss, counts.num_tokens, all_moments())
 
 
-class _ScheduledAdamW:
-    """AdamW over one group, with the round's learning rate schedule and named moments."""
+def _remaining(phases: Sequence[Phase], num_done: int) -> Iterator[tuple[Phase, int]]:
+    """Phases that are not over after `num_done` steps of the round, with their steps left."""
+    end = 0
+    for phase in phases:
+        end += phase.num_steps
+        num_left = min(phase.num_steps, end - num_done)
+        if num_left > 0:
+            yield phase, num_left
 
-    def __init__(
-        self,
-        group: Group,
-        num_steps: int,
-        config: TrainingConfig,
-        moments: Mapping[str, torch.Tensor],
-    ) -> None:
-        self._group = group
-        self._parameters = list(group.parameters.values())
-        self._adamw = torch.optim.AdamW(
-            self._parameters, lr=group.learning_rate, weight_decay=config.weight_decay
-        )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._adamw, lambda step: _rate_factor(step, num_steps, config)
-        )
-        for name, parameter in group.parameters.items():
-            if f"{name}/step" in moments:
-                state = {part: moments[f"{name}/{part}"].clone() for part in _MOMENTS}
-                on_device = {p: t.to(parameter.device) for p, t in state.items() if p != "step"}
-                self._adamw.state[parameter] = {"step": state["step"], **on_device}
 
-    def step(self, max_grad_norm: float) -> None:
-        norm = nn.utils.clip_grad_norm_(self._parameters, max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(
-                f"The gradient of the {self._group.name} parameters became {norm.item()}: lower "
-                f"the learning rate (now {self._group.learning_rate}) or max_grad_norm "
-                f"(now {max_grad_norm})."
-            )
-        self._adamw.step()
-        self._schedule.step()
-        self._adamw.zero_grad(set_to_none=True)
-
-    def moments(self) -> Tensors:
-        return {
-            f"{name}/{part}": self._adamw.state[parameter][part].detach().cpu().clone()
-            for name, parameter in self._group.parameters.items()
-            if parameter in self._adamw.state
-            for part in _MOMENTS
-        }
+def _begin(phase: Phase, saver: Saver, restored: Restored | None) -> None:
+    """Runs what comes before a phase, with the parameters that the phase began with."""
+    saver.phase_start = {}
+    if phase.before is None:
+        return
+    if restored is None:
+        saver.remember_phase_start()
+        phase.before()
+        return
+    saver.phase_start = restored.phase_start
+    put(restored.phase_start, saver.parameters)
+    phase.before()
+    restored.apply(saver.parameters, saver.device)
 
 
 def _make_optimizers(
-    phases: Sequence[Phase], config: TrainingConfig, moments: Mapping[str, torch.Tensor]
-) -> dict[str, _ScheduledAdamW]:
+    phases: Sequence[Phase],
+    config: TrainingConfig,
+    moments: Mapping[str, torch.Tensor],
+    num_done: int,
+) -> dict[str, ScheduledAdamW]:
     groups = {group.name: group for phase in phases for group in phase.groups}
-    steps = {
-        name: sum(p.num_steps for p in phases if any(g.name == name for g in p.groups))
-        for name in groups
-    }
-    return {
-        name: _ScheduledAdamW(group, steps[name], config, moments)
-        for name, group in groups.items()
-        if group.parameters
-    }
+    left = list(_remaining(phases, num_done))
 
+    def num_steps(name: str, stretches: Sequence[tuple[Phase, int]]) -> int:
+        return sum(n for phase, n in stretches if any(g.name == name for g in phase.groups))
 
-def _rate_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
-    """Share of the peak rate at a step counted from 0."""
-    warmup = round(config.warmup_fraction * num_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.lr_schedule == "constant":
-        return 1.0
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    optimizers = {}
+    for name, group in groups.items():
+        if group.parameters:
+            total = num_steps(name, [(phase, phase.num_steps) for phase in phases])
+            done = total - num_steps(name, left)
+            optimizers[name] = ScheduledAdamW(group, total, done, config, moments)
+    return optimizers
 
 
 def _freeze_all_but(model: nn.Module, phases: Sequence[Phase], groups: Sequence[Group]) -> None:
@@ -263,7 +279,7 @@ def _accumulate(
     """Gradients of one step; gives its cross entropy in nats per target."""
     num_targets = sum(len(objective.targets(batch)) for batch in micro_batches)
     total = 0.0
-    for batch in micro_batches:
+    for batch in _to_device(micro_batches, model.device):
         with _autocast(model, config):
             logits = objective.target_logits(model, batch)
         summed = functional.cross_entropy(logits.float(), objective.targets(batch), reduction="sum")
@@ -297,11 +313,3 @@ def _to_device(micro_batches: Sequence[Batch], device: torch.device) -> list[Bat
 def _cuda_devices(model: PreTrainedModel) -> list[int]:
     device = model.device
     return [device.index or 0] if device.type == "cuda" else []
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Highest memory in use so far: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -12,6 +12,7 @@ from backend.contracts.datasets import Example
 from backend.contracts.enums import RoundKind, TaskKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.training import TrainingConfig
+from worker.federated.checkpoint import NO_CHECKPOINTS, Checkpointing
 from worker.federated.objectives.objective import Objective
 
 Tensors = dict[str, torch.Tensor]
@@ -136,3 +137,4 @@ class LocalClient:
     training: TrainingConfig
     private: Tensors | None  # what its last accepted update kept; None in its first round
     on_progress: Callable[[Progress], None] = lambda progress: None
+    checkpointing: Checkpointing = NO_CHECKPOINTS  # of the state within a round

@@ -14,9 +14,9 @@ from worker.federated import training
 from worker.federated.errors import NonFiniteError
 from worker.federated.objectives.causal import CausalObjective
 from worker.federated.objectives.objective import Batch
+from worker.federated.optimizer import Group, rate_factor
 from worker.federated.tasks.encoding import EncodedExample
 from worker.federated.training import (
-    Group,
     Phase,
     Trained,
     endless_batches,
@@ -173,7 +173,7 @@ def test_penalty_adds_to_the_gradient_but_not_to_the_loss() -> None:
 
 def test_warmup_and_cosine() -> None:
     settings = config(warmup_fraction=0.2, lr_schedule="cosine")
-    factors = [training._rate_factor(step, 10, settings) for step in range(10)]
+    factors = [rate_factor(step, 10, settings) for step in range(10)]
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[6] == pytest.approx(0.5)  # half way from step 2 to step 10
     assert factors == sorted(factors[:2]) + sorted(factors[2:], reverse=True)

@@ -51,11 +51,12 @@ from worker.federated.client_round import (
     training_batches,
 )
 from worker.federated.errors import InvalidConfigError
+from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
-from worker.federated.training import peak_memory_bytes, train
+from worker.federated.training import train
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
@@ -188,6 +189,7 @@ class H2Tune:
                 moments=take("moments", client.private),
                 seed=derive_seed(plan.seed, plan.client_id, plan.round_number),
                 on_progress=client.on_progress,
+                checkpointing=client.checkpointing,
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(braid.model, client, plan.round_number)

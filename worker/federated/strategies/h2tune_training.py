@@ -9,9 +9,9 @@ from torch.nn import functional
 from worker.federated.alignment import retract
 from worker.federated.client_round import head_groups
 from worker.federated.objectives.objective import Batch
+from worker.federated.optimizer import Group
 from worker.federated.strategies.h2tune_client import ClientModel
 from worker.federated.training import (
-    Group,
     Penalty,
     Phase,
     num_optimizer_steps,

@@ -41,15 +41,11 @@ from worker.federated.client_round import (
     training_batches,
 )
 from worker.federated.errors import InvalidUpdateError
+from worker.federated.memory import peak_memory_bytes
+from worker.federated.optimizer import Group
 from worker.federated.roles import adapted_modules, target_suffixes
 from worker.federated.seeds import derive_seed, generator
-from worker.federated.training import (
-    Group,
-    Phase,
-    num_optimizer_steps,
-    peak_memory_bytes,
-    train,
-)
+from worker.federated.training import Phase, num_optimizer_steps, train
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
@@ -118,6 +114,7 @@ class LocalOnly:
                 moments=take("moments", client.private),
                 seed=derive_seed(plan.seed, plan.client_id, plan.round_number),
                 on_progress=client.on_progress,
+                checkpointing=client.checkpointing,
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(model, client, plan.round_number)
