@@ -132,14 +132,14 @@ def _fit_table(found: list[Fit], shares: bool) -> pd.DataFrame:
                 "Layers": fit.client.architecture.num_layers,
                 "Width": fit.client.architecture.hidden_size,
                 "Task": TASK_WORDS[fit.client.task],
-                "LoRA rank r": fit.client.lora_rank,
+                "Rank r": fit.client.lora_rank,
                 **(
                     {"r / R": fit.rank_share, "Expected zeros": fit.expected_sparsity}
                     if shares
                     else {}
                 ),
                 "Leaves the client": "shared matrices" if shares else "nothing",
-                "Stays private": "data, base model, A, B, layer alignment" if shares else "all",
+                "Stays private": "data, model, A, B, alignment" if shares else "all",
             }
             for fit in found
         ]

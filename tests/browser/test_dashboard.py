@@ -64,8 +64,10 @@ def test_first_day(page: Page, platform: RunningPlatform) -> None:
     add_client(page, "south-practice", "tiny_gemma", "8")
 
     page.get_by_role("link", name="New federation").click()
-    page.get_by_label("Name", exact=True).fill("Two clinics")
     members = page.get_by_role("combobox", name=re.compile("Members"))
+    expect(members).to_be_visible()  # before it, the field of the page left behind is there
+    expect(page.get_by_label("Name", exact=True)).to_have_count(1)
+    page.get_by_label("Name", exact=True).fill("Two clinics")
     for name in ("north-clinic", "south-practice"):
         members.click()
         page.get_by_role("option", name=re.compile(name)).click()
@@ -95,7 +97,7 @@ def test_first_day(page: Page, platform: RunningPlatform) -> None:
     assert any(name.endswith("adapter_config.json") for name in names)
 
     page.get_by_role("link", name="Two clinics").click()
-    expect(page.get_by_text("Local only, seed 0, 2 rounds")).to_be_visible()
+    expect(page.get_by_role("link", name="Local only, seed 0, 2 rounds")).to_be_visible()
 
 
 def test_a_reload_keeps_the_session_and_signing_out_ends_it(
