@@ -1,4 +1,5 @@
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -200,3 +201,36 @@ def test_no_step_changes_nothing() -> None:
     trained = run(model, [Phase([head(model)], 0)], config())
     assert torch.equal(model.lm_head.weight, before)
     assert (trained.mean_loss, trained.num_tokens) == (None, 0)
+
+
+def test_grouping_by_length_pads_less_and_still_covers_every_epoch() -> None:
+    draw = random.Random(0)
+    rows = [row(draw.randint(4, 60), number) for number in range(128)]
+
+    def one_epoch(**changes: object) -> list[list[Batch]]:
+        settings = config(batch_size=8, gradient_accumulation_steps=2, **changes)
+        batches = endless_batches(rows, settings, OBJECTIVE.collate, "test")
+        return list(itertools.islice(batches, 8))
+
+    def padding(steps: list[list[Batch]]) -> int:
+        masks = [batch["attention_mask"] for step in steps for batch in step]
+        return sum(int((mask == 0).sum()) for mask in masks)
+
+    mixed, grouped = one_epoch(), one_epoch(group_by_length=True)
+    assert padding(grouped) < 0.2 * padding(mixed)
+    for steps in (mixed, grouped):
+        names = [int(n) for step in steps for batch in step for n in batch["input_ids"][:, 0]]
+        assert sorted(names) == list(range(128))
+    widths = [batch["input_ids"].shape[1] for step in grouped for batch in step]
+    assert widths != sorted(widths), "short batches do not all come first"
+    again = one_epoch(group_by_length=True)
+    assert all(
+        torch.equal(one["input_ids"], two["input_ids"])
+        for a, b in zip(grouped, again, strict=True)
+        for one, two in zip(a, b, strict=True)
+    )
+
+
+def row(length: int, first: int) -> EncodedExample:
+    ids = (first, *[5] * (length - 1))
+    return EncodedExample(input_ids=ids, labels=ids)
