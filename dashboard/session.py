@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.api_client.client import ApiClient
 from backend.api_client.errors import ApiClientError, ApiUnreachableError, UnauthenticatedError
+from backend.contracts.enums import Role
 from backend.contracts.users import User
 from dashboard.components.formatting import escape, zone_of
 from dashboard.options import api_url
@@ -92,6 +93,11 @@ def current_user() -> User:
     user = st.session_state[USER]
     assert isinstance(user, User)  # noqa: S101
     return user
+
+
+def may_operate() -> bool:
+    """True for those who may change things; viewers only look."""
+    return current_user().role is not Role.VIEWER
 
 
 def viewer_zone() -> tzinfo:

@@ -28,6 +28,7 @@ def main() -> None:
             st.Page(
                 pages.NEW_FEDERATION, title="New federation", icon=":material/add_circle:",
                 url_path="new-federation",
+                visibility="visible" if signed_in and session.may_operate() else "hidden",
             ),
             st.Page(
                 pages.CLIENTS, title="Clients", icon=":material/devices:", url_path="clients"

@@ -13,6 +13,9 @@ def main() -> None:
     st.title("Clients")
     api = session.current_api()
     clients = sorted(api.clients.list(), key=lambda client: client.name.lower())
+    if not session.may_operate():
+        client_table(clients)
+        return
     listed, joining, builtin, data = st.tabs(
         ["All clients", "Enrolment keys", "Add a built-in client", "Upload data"],
         key="clients.tab",

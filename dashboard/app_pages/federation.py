@@ -45,12 +45,13 @@ def main() -> None:
     )
     st.subheader("Runs")
     _runs(runs)
-    with st.expander(
-        "Start another run" if runs else "Start the first run",
-        icon=":material/add:",
-        expanded=not runs or bool(st.session_state.get(ERRORS)),
-    ):
-        _start(api, federation_id)
+    if session.may_operate():
+        with st.expander(
+            "Start another run" if runs else "Start the first run",
+            icon=":material/add:",
+            expanded=not runs or bool(st.session_state.get(ERRORS)),
+        ):
+            _start(api, federation_id)
     _comparison(api, federation, [run for run in runs if run.status is RunStatus.COMPLETED])
     st.subheader("Members")
     client_table(federation.clients)
@@ -58,7 +59,7 @@ def main() -> None:
 
 def _runs(runs: list[Run]) -> None:
     if not runs:
-        st.caption("No run yet. Choose a strategy below and start one.")
+        st.caption("No run yet. An operator starts one with a strategy and its parameters.")
         return
     with st.container(border=True, height=420 if len(runs) > 6 else "content"):
         for run in runs:

@@ -19,7 +19,9 @@ def main() -> None:
     """Show the list, or what to do first."""
     title, action = st.columns([4, 1], vertical_alignment="bottom")
     title.title("Federations")
-    if action.button("New federation", type="primary", icon=":material/add:", width="stretch"):
+    if session.may_operate() and action.button(
+        "New federation", type="primary", icon=":material/add:", width="stretch"
+    ):
         st.switch_page(pages.NEW_FEDERATION)
     api = session.current_api()
     limit = st.session_state.get("federations.limit", SHOWN)

@@ -71,6 +71,8 @@ def _controls(api: ApiClient, history: LiveHistory) -> None:
             st.json(run.strategy.model_dump(mode="json"))
             st.markdown("**Local training**")
             st.json(run.training.model_dump(mode="json"))
+        if not session.may_operate():
+            return
         if run.status is RunStatus.CREATED and st.button(
             "Start", type="primary", icon=":material/play_arrow:"
         ):

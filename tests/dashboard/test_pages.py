@@ -4,7 +4,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.contracts.common import FieldError
-from backend.contracts.enums import EventKind, RunStatus, UpdateStatus
+from backend.contracts.enums import EventKind, Role, RunStatus, UpdateStatus
 from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyName
 from dashboard import pages
@@ -337,6 +337,27 @@ def test_a_prepared_run_can_be_started(platform: FakePlatform, open_page: Open) 
     app = open_page(pages.RUN, id=str(run.id))
     button(app, "Start").click().run()
     assert platform.runs[0].status is RunStatus.QUEUED
+
+
+# --- roles ---------------------------------------------------------------------------------
+
+
+def test_a_viewer_looks_and_is_offered_nothing_that_would_be_refused(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    platform.user = platform.user.model_copy(update={"role": Role.VIEWER})
+    federation = three_clinics(platform)
+    run = platform.add_run(federation, RunCreate(strategy=H2TuneParams()), RunStatus.RUNNING)
+    platform.play_round(run, 1)
+    for page, query in (
+        (pages.FEDERATIONS, {}),
+        (pages.CLIENTS, {}),
+        (pages.FEDERATION, {"id": str(federation.id)}),
+        (pages.RUN, {"id": str(run.id)}),
+    ):
+        app = open_page(page, **query)
+        assert not app.error
+        assert [item.label for item in app.button] == ["Sign out"]
 
 
 # --- users -------------------------------------------------------------------------------
