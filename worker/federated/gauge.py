@@ -84,10 +84,7 @@ def record(model: PreTrainedModel, batches: Iterable[ProbeBatch]) -> dict[str, A
     try:
         for batch in batches:
             pooling = batch.pooling.to(model.device)
-            model(
-                input_ids=batch.input_ids.to(model.device),
-                attention_mask=batch.attention_mask.to(model.device),
-            )
+            model(**{name: tensor.to(model.device) for name, tensor in batch.inputs.items()})
     finally:
         for handle in handles:
             handle.remove()

@@ -5,7 +5,7 @@ per word: a word's unit is its last token, where a causal model has read all of 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,10 +21,9 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True, slots=True)
 class ProbeBatch:
-    """Texts padded on the right, and which tokens make up each unit."""
+    """What a model reads at once, and which of its tokens make up each unit."""
 
-    input_ids: torch.Tensor  # (batch, length) int64
-    attention_mask: torch.Tensor  # (batch, length) int64
+    inputs: Mapping[str, torch.Tensor]  # of the model's forward, such as `input_ids`
     pooling: torch.Tensor  # (units, batch * length) fp32, rows sum to 1
 
 
@@ -71,4 +70,5 @@ def probe_batches(
             ]
             rows = torch.zeros(len(tokens), mask.numel())
             rows[torch.arange(len(tokens)), torch.tensor(tokens)] = 1.0
-        yield ProbeBatch(encoded["input_ids"], mask, rows)
+        inputs = {"input_ids": encoded["input_ids"], "attention_mask": mask}
+        yield ProbeBatch(inputs, rows)
