@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from worker.federated.adapters.config import TriLoraConfig
 from worker.federated.adapters.stack import MiddleStack
-from worker.federated.errors import NonFiniteError
+from worker.federated.errors import NonFiniteError, UnsupportedModelError
 from worker.federated.roles import AdaptedModule
 from worker.federated.seeds import generator
 
@@ -105,7 +105,13 @@ class TriLoraLinear(nn.Module, BaseTunerLayer):
 
         Raises:
             NonFiniteError: `safe_merge` is set and the merged weight is not finite.
+            UnsupportedModelError: the base weight is quantised.
         """
+        if not self.base_weight().is_floating_point():
+            raise UnsupportedModelError(
+                "An adapter cannot be merged into quantised weights without losing most of it: "
+                "load the base model with quantization 'none', or keep the adapter apart."
+            )
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.trilora_A:
                 continue

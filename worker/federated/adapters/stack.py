@@ -105,13 +105,15 @@ class MiddleStack(nn.Module):
 
         Gradients reach the alignment, the scores and `change` (D, (R, R)), not the slots.
         """
-        full = self.down(role, layer) + change
+        # A model on several GPUs has one stack and layers elsewhere.
+        full = self.down(role, layer) + change.to(self.slots(role).device)
         selected = self.selected(role)
         scores = self.scores(role).flatten()
         if self.geometry.layout == "mask":
             soft = torch.sigmoid(scores)
             hard = torch.zeros_like(soft).index_fill(0, selected, 1.0)
-            return (hard + (soft - soft.detach())).view_as(full) * full
+            masked = (hard + (soft - soft.detach())).view_as(full) * full
+            return masked.to(change.device)
         soft = torch.sigmoid(scores[selected])
         gate = 1.0 + (soft - soft.detach())
         if self.geometry.layout == "block":
@@ -121,7 +123,8 @@ class MiddleStack(nn.Module):
             side = self.geometry.kept_rank
             kept = (full.flatten().index_select(0, selected) * gate).view(side, side)
         missing = self.geometry.factor_rank - self.geometry.kept_rank
-        return nn.functional.pad(kept, (0, missing, 0, missing)) if missing else kept
+        square = nn.functional.pad(kept, (0, missing, 0, missing)) if missing else kept
+        return square.to(change.device)
 
     @torch.no_grad()
     def mask(self, role: str) -> torch.Tensor:

@@ -176,7 +176,8 @@ class ClientModel:
         held = {}
         for name, layer in self.layers.items():
             module = layer.trilora_seat[ADAPTER].module
-            full = self.stack.down(module.role, module.layer) + layer.trilora_D[ADAPTER]
+            received = self.stack.down(module.role, module.layer)
+            full = received + layer.trilora_D[ADAPTER].to(received.device)
             held[name] = (full * self.stack.mask(module.role)).cpu()
         return held
 
