@@ -306,7 +306,7 @@ def _aggregate(
             EventKind.ROUND_AGGREGATED,
             f"Round {round_.round_number}: {report.num_clients} updates aggregated.",
             round_number=round_.round_number,
-            **report.values,
+            report=dict(report.values),
         )
         commit_and_enqueue(session, OpenRound(run_id=run.id))
 
