@@ -9,8 +9,7 @@ Pairs: logit = (0, s (<e_1, e_2> - t)), where t starts as the median over the tr
 The head (w, b or s, t) is private and trains along with whatever the strategy trains.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +20,18 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.datasets import Example
-from worker.federated.errors import InvalidConfigError
+from worker.federated.objectives.classes import (
+    EVALUATION_BATCH,
+    HEAD_FILE,
+    accuracy,
+    class_of,
+    frozen,
+    mean_loss,
+)
 from worker.federated.objectives.objective import Batch, Forward
 
 COSINE_SCALE = 20.0
 """s: what sentence encoders are trained with (an inverse temperature of 0.05)."""
-
-EVALUATION_BATCH = 50
-HEAD_FILE = "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class EncoderObjective:
         Raises:
             InvalidConfigError: an answer is none of the labels.
         """
-        return [Row(texts_of(example), self._label_of(example)) for example in examples]
+        return [Row(texts_of(example), class_of(example, self._labels)) for example in examples]
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """`input_ids` and `attention_mask` of all texts, pairs next to each other, and `labels`."""
@@ -117,55 +120,17 @@ class EncoderObjective:
         return torch.stack([torch.zeros_like(same), same], dim=-1)
 
     def accuracy(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
-        """Share of examples whose class has the highest logit.
-
-        Raises:
-            InvalidConfigError: there are no examples.
-        """
-        asked = examples[: self._settings.max_eval_examples]
-        right = sum(
-            int((logits.argmax(dim=-1) == labels).sum())
-            for logits, labels in self._answers(model, asked)
-        )
-        return right / len(asked)
+        """Share of examples whose class has the highest logit."""
+        return accuracy(self, model, examples[: self._settings.max_eval_examples])
 
     def mean_loss(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
-        """Nats per example.
-
-        Raises:
-            InvalidConfigError: there are no examples.
-        """
-        total = sum(
-            float(functional.cross_entropy(logits.float(), labels, reduction="sum"))
-            for logits, labels in self._answers(model, examples)
-        )
-        return total / len(examples)
+        """Nats per example."""
+        return mean_loss(self, model, examples)
 
     def save_head(self, folder: Path) -> None:
         """Writes `head.safetensors`."""
         tensors = {name: p.detach().cpu().contiguous() for name, p in self._head.items()}
         save_file(tensors, folder / HEAD_FILE)
-
-    def _answers(
-        self, model: PreTrainedModel, examples: Sequence[Example]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if not examples:
-            raise InvalidConfigError("There are no examples to judge: give the client some.")
-        rows = sorted(self.encode(examples), key=lambda row: sum(map(len, row.texts)))
-        with _frozen(model):
-            for first in range(0, len(rows), EVALUATION_BATCH):
-                batch = self.collate(rows[first : first + EVALUATION_BATCH])
-                on_device = {name: t.to(model.device) for name, t in batch.items()}
-                yield self.target_logits(model, on_device), on_device["labels"]
-
-    def _label_of(self, example: Example) -> int:
-        answer = example.answer.strip()
-        if answer not in self._labels:
-            raise InvalidConfigError(
-                f"The answer {answer!r} of {example.question[:60]!r} is none of "
-                f"{', '.join(self._labels)}: correct it, or add the label."
-            )
-        return self._labels.index(answer)
 
 
 def text_objective(
@@ -246,20 +211,9 @@ def embed_texts(
 ) -> torch.Tensor:
     """Embeddings of texts in order, (texts, width), out of the graph."""
     parts = []
-    with _frozen(model):
+    with frozen(model):
         for first in range(0, len(texts), EVALUATION_BATCH):
             chosen = texts[first : first + EVALUATION_BATCH]
             batch = tokenize(tokenizer, chosen, max_length)
             parts.append(embed(model, {name: t.to(model.device) for name, t in batch.items()}))
     return torch.cat(parts)
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.train(mode=False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

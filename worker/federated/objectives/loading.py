@@ -1,0 +1,146 @@
+"""A base model together with what it is trained for, chosen by its family and its task."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from backend.contracts.base_models import BaseModelRef
+from backend.contracts.enums import TaskKind
+from backend.contracts.training import TrainingConfig
+from worker.federated.base_models import (
+    TOKENIZER,
+    find_checkpoint,
+    inspect_base_model,
+    load_base_model,
+    load_tokenizer,
+    load_weights,
+)
+from worker.federated.errors import UnsupportedModelError
+from worker.federated.objectives.causal import CausalObjective
+from worker.federated.objectives.classification import (
+    HeadObjective,
+    Inputs,
+    TextInputs,
+    head_modules,
+    start_head,
+)
+from worker.federated.objectives.objective import Objective
+from worker.federated.placement import Placement
+from worker.federated.roles import family_of
+from worker.federated.tasks.images import ImageInputs, Preprocessing
+from worker.federated.types import ClientData
+
+_PREPROCESSOR = "preprocessor_config.json"
+
+
+def load_for_task(
+    ref: BaseModelRef,
+    data: ClientData,
+    training: TrainingConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    image_folder: Path | None = None,
+) -> tuple[PreTrainedModel, Objective]:
+    """A fresh base model and its objective.
+
+    Decoders answer in words, classification included. Encoders of text get a classification head
+    for `classification`, and image models one for `image_classification`; such a head is taken
+    from the checkpoint where that has one for as many classes, and is drawn anew otherwise.
+
+    Args:
+        ref: which model.
+        data: the client's; its answers are the classes, in alphabetical order.
+        training: lengths, and how the weights are placed.
+        device: where they go.
+        dtype: of the weights.
+        image_folder: where pictures lie; None: built-in ones.
+
+    Raises:
+        InvalidConfigError: as `load_base_model`.
+        UnsupportedModelError: as `load_base_model`, or the family cannot do the task.
+    """
+    architecture, _ = inspect_base_model(ref)
+    family = family_of(architecture.family)
+    if family.reads == "text" and family.writes and data.task is not TaskKind.IMAGE_CLASSIFICATION:
+        model, tokenizer = load_base_model(
+            ref,
+            device=device,
+            dtype=dtype,
+            quantization=training.quantization,
+            device_map=training.device_map,
+        )
+        return model, CausalObjective(
+            tokenizer, data.task, training.max_length, training.max_eval_examples
+        )
+    placement = Placement(device, dtype, training.quantization, training.device_map)
+    wanted = TaskKind.IMAGE_CLASSIFICATION if family.reads == "image" else TaskKind.CLASSIFICATION
+    if data.task is not wanted:
+        raise UnsupportedModelError(
+            f"Base model {ref.id!r} ({architecture.family}) reads {family.reads}s and can only do "
+            f"{wanted.value!r}, not {data.task.value!r}: choose another model or another task."
+        )
+    return load_classifier(ref, data, training, placement, image_folder=image_folder)
+
+
+def load_classifier(
+    ref: BaseModelRef,
+    data: ClientData,
+    training: TrainingConfig,
+    placement: Placement,
+    *,
+    image_folder: Path | None = None,
+) -> tuple[PreTrainedModel, HeadObjective]:
+    """The same with a classification head for any family, decoders included; see `load_for_task`.
+
+    Raises:
+        InvalidConfigError: files are missing or cannot be placed as asked.
+        UnsupportedModelError: transformers knows no such classifier, or weights of the body are
+            missing.
+    """
+    reads_images = data.task is TaskKind.IMAGE_CLASSIFICATION
+    source = find_checkpoint(ref, companions=() if reads_images else TOKENIZER)
+    labels = sorted({e.answer.strip() for e in (*data.train, *data.validation, *data.test)})
+    model, missing = load_weights(
+        ref,
+        source,
+        AutoModelForImageClassification if reads_images else AutoModelForSequenceClassification,
+        placement,
+        num_labels=len(labels),
+        ignore_mismatched_sizes=True,  # a head for other classes; the body is checked below
+    )
+    tops = tuple(f"{name}." for name in head_modules(model))
+    absent = [name for name in missing if not name.startswith(tops)]
+    if absent:
+        raise UnsupportedModelError(
+            f"Base model {ref.id!r} lacks weights that its config.json promises, such as "
+            f"{absent[0]} ({len(absent)} in all). Use the files of one complete checkpoint."
+        )
+    start_head(model, missing)
+    inputs: Inputs
+    if reads_images:
+        inputs = ImageInputs(_preprocessing(model, source), image_folder)
+    else:
+        inputs = TextInputs(load_tokenizer(ref, source), training.max_length)
+    limit = training.max_eval_examples
+    return model, HeadObjective(model, inputs, labels, max_eval_examples=limit)
+
+
+def _preprocessing(model: PreTrainedModel, source: str) -> Preprocessing:
+    """What the checkpoint says about its pictures; half and half where it says nothing."""
+    size, patch = model.config.image_size, model.config.patch_size
+    file = Path(source) / _PREPROCESSOR
+    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    plain = Preprocessing(size, patch)
+    return Preprocessing(
+        size,
+        patch,
+        tuple(stated.get("image_mean", plain.mean)),
+        tuple(stated.get("image_std", plain.deviation)),
+    )
