@@ -24,6 +24,7 @@ from worker.federated.objectives.labels import LabelObjective
 from worker.federated.objectives.objective import Objective
 from worker.federated.simulation import SimulatedClient
 from worker.federated.tasks.generators import generate
+from worker.federated.tasks.prompts import build_prompt
 from worker.federated.types import ClientData
 
 LABEL_TEXTS = {
@@ -85,10 +86,12 @@ def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
             dataset = BuiltinDataset(
                 task=member.task, seed=TEST_SEED + 1, num_train=each, num_validation=0, num_test=1
             )
-            texts += [row.question for row in generate(dataset) if row.split == "train"]
+            kind = BUILTIN_TASK_KINDS[member.task]
+            rows = [row for row in generate(dataset) if row.split == "train"]
+            texts += [build_prompt(kind, row) for row in rows]
         else:
-            rows = _read(_files(data_dir), member.task, "train")[-each:]
-            texts += [text for row in rows for text in row.text.split("\n")][:each]
+            lines = _read(_files(data_dir), member.task, "train")[-each:]
+            texts += [text for row in lines for text in row.text.split("\n")][:each]
     return texts[:wanted]
 
 
