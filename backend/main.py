@@ -21,6 +21,7 @@ from backend.runs.routes import router as runs
 from backend.settings import Settings, get_settings
 from backend.storage import open_blob_store
 from backend.strategies.routes import router as strategies
+from backend.updates.routes import router as agent
 from backend.users.routes import router as users
 from backend.web.middleware import BodyLimit, RequestContext
 from backend.web.problems import COMMON_PROBLEMS, add_problem_handlers
@@ -37,6 +38,7 @@ _ROUTERS = (
     runs,
     metrics,
     events,
+    agent,
 )
 
 
@@ -61,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     request_metrics = RequestMetrics()
     app.state.settings = settings
     app.state.request_metrics = request_metrics
-    app.add_middleware(BodyLimit, exempt_suffix="/dataset")
+    app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared"))
     app.add_middleware(RequestContext, metrics=request_metrics)  # added last: outermost
     add_problem_handlers(app)
     api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)

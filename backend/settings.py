@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     )
     session_hours: float = Field(12.0, gt=0)
     max_dataset_bytes: int = Field(64 * 2**20, gt=0)
+    max_update_bytes: int = Field(
+        256 * 2**20, gt=0, description="of the shared matrices that a remote client sends"
+    )
     model_folders: Annotated[list[Path], NoDecode] = Field(
         default_factory=list,
         description="folders below which `folder` base models may lie, separated by ':'",

@@ -49,16 +49,23 @@ def save_update(platform: Platform, update: ClientUpdate) -> str:
 def load_update(
     platform: Platform, sha256: str, spec: ClientSpec, round_number: int
 ) -> ClientUpdate:
-    """A stored update, checked to be this client's and of this round.
+    """A stored update, checked to be this client's, of this round, and of its declared weight.
 
     Raises:
-        InvalidUpdateError: it is somebody else's, or of another round.
+        WireError: the bytes are no update.
+        InvalidUpdateError: it is somebody else's, of another round, or states another number of
+            examples; or it holds NaN or infinity.
     """
     update = wire.decode_update(platform.store.read(sha256))
     if (update.client_id, update.round_number) != (spec.client_id, round_number):
         raise InvalidUpdateError(
             f"The update stored for {spec.name} in round {round_number} is of client "
             f"{update.client_id!r} in round {update.round_number}. Start a new run."
+        )
+    if update.num_examples != spec.num_examples:
+        raise InvalidUpdateError(
+            f"The update of {spec.name} states {update.num_examples} training rows, but "
+            f"{spec.num_examples} are registered. Register the client anew with its present data."
         )
     return update
 

@@ -41,13 +41,14 @@ from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.devices import training_device, weights_dtype
 from worker.federated import types
-from worker.federated.base_models import inspect_base_model, load_base_model
-from worker.federated.errors import FederatedError
+from worker.federated.base_models import load_base_model
+from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
 from worker.federated.objectives.causal import CausalObjective
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.tasks.loading import load_dataset
 from worker.platform import Platform
+from worker.specs import describe_client, describe_federation
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def open_round(platform: Platform, run_id: UUID) -> None:
     if is_busy or run.status not in {RunStatus.QUEUED, RunStatus.RUNNING}:
         return
     with _RunGuard(platform, run_id):
-        federation = _describe_federation(clients, global_rank)
+        federation = describe_federation(clients, global_rank)
         _open(platform, run, clients, federation)
 
 
@@ -234,7 +235,7 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
         strategy=build_strategy(_PARAMS.validate_python(run.strategy)),
         plan=artifacts.load_plan(platform, plan_sha256),
         client=types.LocalClient(
-            spec=_describe_client(row),
+            spec=describe_client(row),
             model=model,
             objective=CausalObjective(
                 tokenizer, row.task, training.max_length, training.max_eval_examples
@@ -279,7 +280,7 @@ def close_round(platform: Platform, round_id: UUID) -> None:
         if round_.kind is RoundKind.DELIVER:
             _complete(platform, run, round_)
         else:
-            _aggregate(platform, run, round_, _describe_federation(clients, global_rank))
+            _aggregate(platform, run, round_, describe_federation(clients, global_rank))
 
 
 def _aggregate(
@@ -288,11 +289,13 @@ def _aggregate(
     if run.state_sha256 is None:
         raise RetryableJobError(f"run {run.id} has no state yet")
     strategy = build_strategy(_PARAMS.validate_python(run.strategy))
-    state, report = strategy.aggregate(
-        artifacts.load_state(platform, run.state_sha256),
-        federation,
-        _stream_updates(platform, round_, federation),
-    )
+    state = artifacts.load_state(platform, run.state_sha256)
+    updates = _Updates(platform, round_, federation)
+    try:
+        state, report = strategy.aggregate(state, federation, updates)
+    except (InvalidUpdateError, WireError) as error:
+        _refuse(platform, round_, updates.current, str(error))
+        return
     state_sha256 = artifacts.save_state(platform, state)
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
@@ -311,6 +314,25 @@ def _aggregate(
         commit_and_enqueue(session, OpenRound(run_id=run.id))
 
 
+def _refuse(
+    platform: Platform, round_: Round, sender: types.ClientSpec | None, reason: str
+) -> None:
+    """Ends the run over an update that cannot be aggregated, and shows whose it is."""
+    if sender is not None:
+        reason = f"The update of {sender.name} in round {round_.round_number} was refused: {reason}"
+    with platform.session_factory() as session:
+        record_event(
+            session,
+            round_.run_id,
+            EventKind.UPDATE_REFUSED,
+            reason,
+            client_id=None if sender is None else UUID(sender.client_id),
+            round_number=round_.round_number,
+        )
+        if fail_run(session, round_.run_id, reason):
+            session.commit()
+
+
 def _complete(platform: Platform, run: Run, round_: Round) -> None:
     with platform.session_factory() as session:
         lock_run(session, run.id)
@@ -326,40 +348,30 @@ def _complete(platform: Platform, run: Run, round_: Round) -> None:
         session.commit()
 
 
-def _stream_updates(
-    platform: Platform, round_: Round, federation: types.FederationSpec
-) -> Iterator[types.ClientUpdate]:
-    """Updates one at a time, in order of client id: memory does not grow with their number."""
-    with platform.session_factory() as session:
-        rows = session.execute(
-            select(ClientUpdate.client_id, ClientUpdate.shared_sha256).where(
-                ClientUpdate.round_id == round_.id
-            )
-        ).all()
-    blobs = {str(client_id): sha256 for client_id, sha256 in rows}
-    for spec in federation.clients:
-        sha256 = blobs[spec.client_id]
-        if sha256 is None:
-            raise RetryableJobError(f"the update of {spec.name} is not stored")
-        yield artifacts.load_update(platform, sha256, spec, round_.round_number)
+class _Updates:
+    """Updates one at a time, in order of client id: memory does not grow with their number.
 
+    `current` is whose update was given last, for messages about what is wrong with it.
+    """
 
-def _describe_federation(clients: list[Client], global_rank: int) -> types.FederationSpec:
-    specs = sorted((_describe_client(client) for client in clients), key=lambda s: s.client_id)
-    return types.FederationSpec(global_rank=global_rank, clients=tuple(specs))
+    def __init__(self, platform: Platform, round_: Round, federation: types.FederationSpec) -> None:
+        self._platform = platform
+        self._round = round_
+        self._federation = federation
+        self.current: types.ClientSpec | None = None
 
-
-def _describe_client(client: Client) -> types.ClientSpec:
-    architecture, modules = inspect_base_model(BaseModelRef.model_validate(client.base_model))
-    if client.dataset is None:
-        raise FederatedError(f"{client.name} has no data set: upload one, then start a new run.")
-    return types.ClientSpec(
-        client_id=str(client.id),
-        name=client.name,
-        architecture=architecture,
-        modules=modules,
-        lora_rank=client.lora_rank,
-        lora_alpha=client.lora_alpha,
-        num_examples=_DATASET.validate_python(client.dataset).num_train,
-        task=client.task,
-    )
+    def __iter__(self) -> Iterator[types.ClientUpdate]:
+        with self._platform.session_factory() as session:
+            rows = session.execute(
+                select(ClientUpdate.client_id, ClientUpdate.shared_sha256).where(
+                    ClientUpdate.round_id == self._round.id
+                )
+            ).all()
+        blobs = {str(client_id): sha256 for client_id, sha256 in rows}
+        for spec in self._federation.clients:
+            self.current = spec
+            sha256 = blobs[spec.client_id]
+            if sha256 is None:
+                raise RetryableJobError(f"the update of {spec.name} is not stored")
+            yield artifacts.load_update(self._platform, sha256, spec, self._round.round_number)
+        self.current = None

@@ -7,6 +7,7 @@ import httpx
 from pydantic import SecretStr
 
 from backend.api_client.accounts import Sessions, Users
+from backend.api_client.agent import AgentWork
 from backend.api_client.clients import Clients, EnrolmentKeys
 from backend.api_client.federations import Catalogue, Federations
 from backend.api_client.runs import Runs
@@ -70,6 +71,7 @@ class ApiClient:
         self.catalogue = Catalogue(shared)
         self.federations = Federations(shared)
         self.runs = Runs(shared)
+        self.agent = AgentWork(shared)
 
     def use_token(self, token: str | None) -> None:
         """Send this token from now on; None sends none."""

@@ -75,9 +75,9 @@ class Transport:
         response = self._send("PUT", path, content=content, headers=headers)
         return self._parse(path, answer, response)
 
-    def call(self, method: str, path: str) -> None:
-        """Send a request without a body whose answer does not matter."""
-        self._send(method, path)
+    def call(self, method: str, path: str, body: BaseModel | None = None) -> None:
+        """Send a request whose answer does not matter."""
+        self._send(method, path, json=_encode(body))
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:

@@ -21,6 +21,7 @@ from backend.contracts.clients import (
 )
 from backend.contracts.common import FieldError, Page
 from backend.contracts.datasets import BUILTIN_TASK_KINDS
+from backend.contracts.enums import Execution
 from backend.db import models
 from backend.db.conflicts import unique
 from backend.errors import ForbiddenError, InvalidError, NotFoundError
@@ -81,11 +82,13 @@ def register(
 
     Raises:
         ForbiddenError: the key is unknown, used up, expired or revoked; the code tells which.
-        InvalidError: the base model, the rank or the data set cannot be used.
+        InvalidError: the base model, the rank or the data set cannot be used, or what a remote
+            client must declare is missing.
         ConflictError: the name is taken.
     """
     key_id = _use_key(session, request.enrolment_key.get_secret_value())
     _check_dataset(request)
+    _check_declaration(request)
     architecture = resolve_architecture(
         request.base_model, request.architecture, request.execution, settings.model_folders
     )
@@ -99,6 +102,8 @@ def register(
         lora_alpha=request.lora_alpha or 2.0 * request.lora_rank,
         task=request.task,
         dataset=request.dataset.model_dump(mode="json") if request.dataset else None,
+        modules=_modules(request),
+        num_examples=request.num_examples,
         enrolment_key_id=key_id,
     )
     with unique(
@@ -157,6 +162,42 @@ def _check_dataset(request: ClientRegister) -> None:
             f"Data set {request.dataset.task.value!r} is for task {kind.value!r}, but `task` is "
             f"{request.task.value!r}. Make them agree.",
         )
+
+
+def _check_declaration(request: ClientRegister) -> None:
+    """A remote client says what the platform cannot see; of a managed one it sees everything."""
+    declared = {"modules": request.modules, "num_examples": request.num_examples}
+    if request.execution is Execution.MANAGED:
+        for field, value in declared.items():
+            if value is not None:
+                raise _refused(
+                    field,
+                    value if field == "num_examples" else None,
+                    f"`{field}` is for remote clients: the platform reads it itself from the base "
+                    "model or the data set of a managed one. Leave it out.",
+                )
+        return
+    if request.dataset is not None:
+        raise _refused(
+            "dataset",
+            request.dataset.task,
+            "A remote client's data stay on its own machine. Leave `dataset` out, declare "
+            "`num_examples`, and name the data when you start the agent.",
+        )
+    for field, value in declared.items():
+        if value is None:
+            raise _refused(
+                field,
+                None,
+                f"`{field}` is missing: the platform cannot see a remote client's base model and "
+                "data. Register with `python -m worker.agent register`, which declares both.",
+            )
+
+
+def _modules(request: ClientRegister) -> dict[str, object] | None:
+    if request.modules is None:
+        return None
+    return {role: shape.model_dump() for role, shape in request.modules.items()}
 
 
 def _check_rank(request: ClientRegister, hidden_size: int) -> None:

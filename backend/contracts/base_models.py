@@ -1,9 +1,9 @@
 """Which base model a client fine-tunes, and the tiny ones that ship with the product."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 
 class BuiltinModelName(StrEnum):
@@ -39,6 +39,22 @@ class Architecture(BaseModel):
     )
     num_layers: int = Field(ge=1, le=10_000)
     hidden_size: int = Field(ge=1, le=1_000_000)
+
+
+class ModuleShape(BaseModel):
+    """A linear layer y = W x with W of shape (out_features, in_features)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    in_features: int = Field(ge=1, le=10_000_000)
+    out_features: int = Field(ge=1, le=10_000_000)
+
+
+RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+"""What a linear layer is for, whatever its family calls it: q, k, v, o, gate, up, down, ..."""
+
+Modules = Annotated[dict[RoleName, ModuleShape], Field(min_length=1, max_length=16)]
+"""The adapted layers of a base model by role; equal in every layer of its depth."""
 
 
 class BaseModelInfo(BaseModel):

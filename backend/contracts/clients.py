@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SecretStr
 
-from backend.contracts.base_models import Architecture, BaseModelRef
+from backend.contracts.base_models import Architecture, BaseModelRef, Modules
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.datasets import BuiltinDataset, DatasetRef
 from backend.contracts.enums import Execution, TaskKind
@@ -75,7 +75,20 @@ class ClientRegister(Request):
     )
     task: TaskKind
     dataset: BuiltinDataset | None = Field(
-        None, description="A built-in data set; or upload one after registration."
+        None,
+        description="A built-in data set; or upload one after registration. Not for remote "
+        "clients: their data stay where they are.",
+    )
+    modules: Modules | None = Field(
+        None,
+        description="Remote clients only: shape of each adapted module by its role, such as "
+        "`q` or `down`.",
+    )
+    num_examples: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Remote clients only: number of training rows, the client's weight.",
     )
 
 
@@ -90,7 +103,11 @@ class Client(Answer):
     lora_rank: int
     lora_alpha: float
     task: TaskKind
-    dataset: DatasetRef | None
+    dataset: DatasetRef | None = Field(description="empty for remote clients")
+    modules: Modules | None = Field(None, description="as a remote client declared them")
+    num_examples: int | None = Field(
+        None, description="training rows, as a remote client declared them"
+    )
     created_at: datetime
     last_seen_at: datetime | None
 

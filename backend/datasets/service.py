@@ -10,8 +10,9 @@ from backend.clients.service import get_client, set_dataset
 from backend.contracts.clients import Client
 from backend.contracts.common import FieldError
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinTaskInfo, UploadedDataset
+from backend.contracts.enums import Execution
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines
-from backend.errors import InvalidError
+from backend.errors import ConflictError, InvalidError
 from backend.storage import BlobStore, save_blob
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -32,9 +33,15 @@ def replace_dataset(
     Raises:
         NotFoundError: no such client.
         InvalidError: a row is wrong; the message names line, field, value and remedy.
-        ConflictError: a run of the client goes on.
+        ConflictError: a run of the client goes on, or it trains on its own premises.
     """
     client = get_client(session, client_id)
+    if client.execution is Execution.REMOTE:
+        raise ConflictError(
+            f"{client.name} trains on its own premises: its data stay there. Name them when you "
+            "start its agent (--data).",
+            code="client_is_remote",
+        )
     try:
         examples = parse_json_lines(content.splitlines(), client.task)
     except JsonLinesError as error:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
 from backend.contracts.common import Page
-from backend.contracts.enums import EventKind, RunStatus
+from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
 from backend.contracts.runs import Adapter, Run, RunCreate
 from backend.db import models
@@ -77,7 +77,11 @@ def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
     """
     require_run(session, run_id)
     run = lock_run(session, run_id)
-    missing = [client.name for client in run.federation.clients if client.dataset is None]
+    missing = [
+        client.name
+        for client in run.federation.clients
+        if client.dataset is None and client.execution is Execution.MANAGED
+    ]
     if missing:
         raise ConflictError(
             f"No data set yet: {', '.join(missing)}. Upload one for each with "

@@ -16,7 +16,7 @@ from backend.web.prometheus import RequestMetrics
 
 logger = logging.getLogger("backend.requests")
 
-MAX_BODY_BYTES = 2**20  # of a JSON request; data sets have a limit of their own
+MAX_BODY_BYTES = 2**20  # of a JSON request; uploads have limits of their own
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -85,13 +85,13 @@ class RequestContext:
 class BodyLimit:
     """Refuses JSON requests above `MAX_BODY_BYTES`, by their header or while they arrive."""
 
-    def __init__(self, app: ASGIApp, exempt_suffix: str) -> None:
+    def __init__(self, app: ASGIApp, exempt_suffixes: tuple[str, ...]) -> None:
         self._app = app
-        self._exempt_suffix = exempt_suffix
+        self._exempt_suffixes = exempt_suffixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI event stream."""
-        if scope["type"] != "http" or scope["path"].endswith(self._exempt_suffix):
+        if scope["type"] != "http" or scope["path"].endswith(self._exempt_suffixes):
             await self._app(scope, receive, send)
             return
         message = f"The request is larger than the limit of {MAX_BODY_BYTES} bytes."

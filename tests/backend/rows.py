@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -24,6 +25,9 @@ from backend.db.models import (
 )
 
 
+DECLARED = {"modules": {"q": {"in_features": 128, "out_features": 128}}, "num_examples": 8}
+
+
 @dataclass(frozen=True)
 class OpenRun:
     """Identifiers of the rows."""
@@ -39,6 +43,12 @@ def add_user(session: Session) -> User:
     session.add(user)
     session.flush()
     return user
+
+
+def _dataset(seed: int) -> dict[str, Any]:
+    return BuiltinDataset(
+        task=BuiltinTaskName.ARITHMETIC_FILL_IN, seed=seed, num_train=8, num_test=4
+    ).model_dump(mode="json")
 
 
 def add_clients(
@@ -64,9 +74,7 @@ def add_clients(
             lora_rank=4,
             lora_alpha=8.0,
             task=TaskKind.FILL_IN,
-            dataset=BuiltinDataset(
-                task=BuiltinTaskName.ARITHMETIC_FILL_IN, seed=index, num_train=8, num_test=4
-            ).model_dump(mode="json"),
+            **(DECLARED if execution is Execution.REMOTE else {"dataset": _dataset(index)}),
             enrolment_key_id=key.id,
         )
         for index in range(count)

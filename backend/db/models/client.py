@@ -28,6 +28,10 @@ class Client(Base):
     task: Mapped[TaskKind] = mapped_column(enum_column(TaskKind))
     # contracts.datasets.DatasetRef; SQL NULL until there is one
     dataset: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # What a remote client declares, because the platform sees neither its model nor its data:
+    # role -> contracts.base_models.ModuleShape, and the number of training rows.
+    modules: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    num_examples: Mapped[int | None]
     enrolment_key_id: Mapped[UUID] = mapped_column(ForeignKey("enrolment_keys.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime | None]

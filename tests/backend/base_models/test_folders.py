@@ -168,5 +168,8 @@ def test_a_remote_clients_folder_is_declared_not_read(operator: Caller) -> None:
         execution="remote",
         base_model={"source": "folder", "id": "/data/model"},
         architecture={"family": "llama", "num_layers": 2, "hidden_size": 64},
+        dataset=None,
+        modules={"q": {"in_features": 64, "out_features": 64}},
+        num_examples=5,
     )
     assert operator.post("/clients/register", body).status_code == 201

@@ -1,0 +1,68 @@
+"""What a remote client's agent calls; needs the client's credential as token."""
+
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+from backend.api_client.transport import Transport
+from backend.contracts.agent import (
+    SHARED_MEDIA_TYPE,
+    AgentFailure,
+    AgentRelease,
+    AgentResult,
+    Heartbeat,
+    Lease,
+    LeaseRequest,
+    ResultReceipt,
+    SharedReceipt,
+    Work,
+)
+
+
+class AgentWork:
+    """`/agent`: work that is leased, done on the client's premises, and handed in.
+
+    An `ApiError` with the code `contracts.agent.LEASE_LOST` says that an attempt counts no more.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def lease(self, agent: str) -> Work | None:
+        """The oldest update that waits for this client, now leased to the caller."""
+        return self._transport.post("/agent/lease", Lease, LeaseRequest(agent=agent)).work
+
+    def stream_plan(self, client_update_id: UUID) -> Iterator[bytes]:
+        """What the client loads in the round, chunk by chunk."""
+        with self._transport.stream(f"/agent/updates/{client_update_id}/plan") as chunks:
+            yield from chunks
+
+    def heartbeat(self, client_update_id: UUID, beat: Heartbeat) -> None:
+        """Keep the lease, and show how far the work is."""
+        self._transport.call("POST", f"/agent/updates/{client_update_id}/heartbeat", beat)
+
+    def upload_shared(
+        self, client_update_id: UUID, fence: int, content: bytes | Iterable[bytes]
+    ) -> SharedReceipt:
+        """Send the shared matrices; they count once `finish` names their hash."""
+        return self._transport.put_bytes(
+            f"/agent/updates/{client_update_id}/shared?fence={fence}",
+            SharedReceipt,
+            content,
+            SHARED_MEDIA_TYPE,
+        )
+
+    def finish(self, client_update_id: UUID, result: AgentResult) -> ResultReceipt:
+        """Hand a result in; doing it again with the same result is harmless."""
+        return self._transport.post(
+            f"/agent/updates/{client_update_id}/result", ResultReceipt, result
+        )
+
+    def fail(self, client_update_id: UUID, failure: AgentFailure) -> None:
+        """Say that the client cannot do its part; this ends the run."""
+        self._transport.call("POST", f"/agent/updates/{client_update_id}/failure", failure)
+
+    def release(self, client_update_id: UUID, fence: int) -> None:
+        """Give the update back, for a later start or another machine."""
+        self._transport.call(
+            "POST", f"/agent/updates/{client_update_id}/release", AgentRelease(fence=fence)
+        )

@@ -1,0 +1,134 @@
+"""What a remote client's agent and the platform say to each other.
+
+Data, base model, private factors, optimizer state and adapter have no place in any of these
+messages; tensors travel beside them as safetensors.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, FiniteFloat
+
+from backend.contracts.common import Answer, Name, Request
+from backend.contracts.enums import RoundKind
+from backend.contracts.metrics import MetricName
+from backend.contracts.strategies import Params
+from backend.contracts.training import TrainingConfig
+
+SHARED_MEDIA_TYPE = "application/vnd.safetensors"
+
+LEASE_LOST = "lease_lost"
+"""Code of the 409 that says: this attempt counts no more, drop it and ask for work again."""
+
+MAX_STEPS = 2**31 - 1
+MAX_FENCE = 2**31 - 1
+
+Fence = Annotated[
+    int, Field(ge=1, le=MAX_FENCE, description="number of the attempt, as the lease gave it")
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LeaseRequest(Request):
+    """An agent asks for work."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"agent": "gpu-box-1"}]})
+
+    agent: Name = Field("agent", description="name of the machine or process, for people")
+
+
+class Work(Answer):
+    """One client update to do, and until when it belongs to the agent that asked."""
+
+    client_update_id: UUID
+    fence: int
+    lease_seconds: float = Field(description="without a heartbeat for this long it is given up")
+    run_id: UUID
+    round_number: int
+    kind: RoundKind
+    strategy: Params
+    training: TrainingConfig
+    plan_sha256: str
+    plan_size_bytes: int
+
+
+class Lease(Answer):
+    """The oldest update that waits for this client, if there is one."""
+
+    work: Work | None
+
+
+class Heartbeat(Request):
+    """A sign of life from within a round."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "fence": 1,
+                    "stage": "training",
+                    "step": 12,
+                    "num_steps": 40,
+                    "values": {"train_loss": 1.5},
+                }
+            ]
+        }
+    )
+
+    fence: Fence
+    stage: str = Field(min_length=1, max_length=40, pattern=r"^[a-z_]+$", examples=["training"])
+    step: int = Field(ge=0, le=MAX_STEPS)
+    num_steps: int = Field(ge=0, le=MAX_STEPS)
+    values: dict[MetricName, FiniteFloat] = Field(
+        {}, description="measured at this step, such as the loss; empty: nothing new"
+    )
+
+
+class SharedReceipt(Answer):
+    """The shared matrices arrived; name them in the result."""
+
+    sha256: str
+    size_bytes: int
+
+
+class AgentResult(Request):
+    """What a finished attempt hands in, after its shared matrices were uploaded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"fence": 1, "metrics": {"sparsity": 0.75}, "shared_sha256": "0" * 64}]
+        }
+    )
+
+    fence: Fence
+    metrics: dict[MetricName, FiniteFloat] = Field({}, description="of the whole round")
+    shared_sha256: Sha256 | None = Field(
+        None, description="of the uploaded matrices; empty in the deliver round, which sends none"
+    )
+
+
+class AgentFailure(Request):
+    """Why the client cannot do its part; another try would end in the same way."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"fence": 1, "reason": "The device has too little memory."}]
+        }
+    )
+
+    fence: Fence
+    reason: str = Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")
+
+
+class AgentRelease(Request):
+    """The agent was told to stop: somebody else, or a later start, may do the update."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"fence": 1}]})
+
+    fence: Fence
+
+
+class ResultReceipt(Answer):
+    """The result counts."""
+
+    is_repeated: bool = Field(description="the same result was taken before; nothing changed")

@@ -1,0 +1,98 @@
+"""SQL of the client updates that remote clients do themselves."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from backend.contracts.enums import EventKind, Execution, RoundStatus, RunStatus, UpdateStatus
+from backend.db.models import Blob, Client, ClientUpdate, Event, Round, Run
+
+
+@dataclass(frozen=True, slots=True)
+class OwnUpdate:
+    """A client update with what it belongs to."""
+
+    update: ClientUpdate
+    round: Round
+    client: Client
+
+
+def find_client(session: Session, client_id: UUID) -> Client:
+    """The client, which exists because its credential does."""
+    return session.get_one(Client, client_id)
+
+
+def find_waiting(session: Session, client_id: UUID) -> UUID | None:
+    """The oldest update that waits for this client in a running run."""
+    return session.scalar(
+        select(ClientUpdate.id)
+        .join(Round, ClientUpdate.round_id == Round.id)
+        .join(Run, Round.run_id == Run.id)
+        .where(
+            ClientUpdate.client_id == client_id,
+            ClientUpdate.status == UpdateStatus.PENDING,
+            Round.status == RoundStatus.OPEN,
+            Run.status == RunStatus.RUNNING,
+        )
+        .order_by(Round.opened_at, ClientUpdate.id)
+        .limit(1)
+    )
+
+
+def find_own(session: Session, client_id: UUID, update_id: UUID) -> OwnUpdate | None:
+    """The update, read anew, if it is this client's and the client is a remote one."""
+    row = session.execute(
+        select(ClientUpdate, Round, Client)
+        .join(Round, ClientUpdate.round_id == Round.id)
+        .join(Client, ClientUpdate.client_id == Client.id)
+        .where(
+            ClientUpdate.id == update_id,
+            ClientUpdate.client_id == client_id,
+            Client.execution == Execution.REMOTE,
+        )
+        .execution_options(populate_existing=True)
+    ).first()
+    return None if row is None else OwnUpdate(*row)
+
+
+def find_run(session: Session, run_id: UUID) -> Run:
+    """The run of a round."""
+    return session.get_one(Run, run_id)
+
+
+def find_blob(session: Session, sha256: str) -> Blob:
+    """The row of a stored blob."""
+    return session.get_one(Blob, sha256)
+
+
+def keep_shared(session: Session, update_id: UUID, fence: int, sha256: str) -> bool:
+    """Remembers what an attempt uploaded, if it still counts."""
+    kept = session.scalar(
+        update(ClientUpdate)
+        .where(
+            ClientUpdate.id == update_id,
+            ClientUpdate.fence == fence,
+            ClientUpdate.status == UpdateStatus.TRAINING,
+        )
+        .values(shared_sha256=sha256)
+        .returning(ClientUpdate.id)
+    )
+    return kept is not None
+
+
+def is_refusal_known(session: Session, own: OwnUpdate, fence: int) -> bool:
+    """True when the run page shows already that this attempt's result was refused."""
+    known = session.scalar(
+        select(func.count())
+        .select_from(Event)
+        .where(
+            Event.run_id == own.round.run_id,
+            Event.kind == EventKind.UPDATE_REFUSED,
+            Event.client_id == own.client.id,
+            Event.round_number == own.round.round_number,
+            Event.data["attempt"].as_integer() == fence,
+        )
+    )
+    return bool(known)

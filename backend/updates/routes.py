@@ -1,0 +1,124 @@
+"""`/agent`: what a remote client's agent calls, with the client's own credential."""
+
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, status
+from fastapi.responses import StreamingResponse
+
+from backend.auth.dependencies import CurrentClient
+from backend.contracts.agent import (
+    SHARED_MEDIA_TYPE,
+    AgentFailure,
+    AgentRelease,
+    AgentResult,
+    Heartbeat,
+    Lease,
+    LeaseRequest,
+    ResultReceipt,
+    SharedReceipt,
+)
+from backend.updates import service
+from backend.updates.upload import FenceQuery, Upload
+from backend.web.dependencies import AppSettings, DbSession, Store
+from backend.web.problems import problem_answers
+
+router = APIRouter(prefix="/agent", tags=["agent"])
+
+_SHARED_BODY = {
+    "required": True,
+    "content": {SHARED_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+}
+_PLAN: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SHARED_MEDIA_TYPE: {}}, "description": "A plan in safetensors format."}
+}
+
+
+@router.post("/lease", summary="Ask for work")
+def lease(
+    body: LeaseRequest, client: CurrentClient, session: DbSession, settings: AppSettings
+) -> Lease:
+    """The oldest update that waits for this client, now leased to the caller; null: none waits."""
+    return service.lease(session, client, body.agent, settings.lease_seconds)
+
+
+@router.get(
+    "/updates/{update_id}/plan",
+    summary="Download a plan",
+    response_class=StreamingResponse,
+    responses=_PLAN,
+)
+def download_plan(
+    update_id: UUID, client: CurrentClient, session: DbSession, store: Store
+) -> StreamingResponse:
+    """What the client loads in this round, as its lease described it."""
+    plan = service.open_plan(session, store, client, update_id)
+    return StreamingResponse(
+        plan.chunks,
+        media_type=plan.media_type,
+        headers={"Content-Length": str(plan.size_bytes), "ETag": f'"{plan.sha256}"'},
+    )
+
+
+@router.post(
+    "/updates/{update_id}/heartbeat",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Keep a lease",
+)
+def heartbeat(
+    update_id: UUID,
+    body: Heartbeat,
+    client: CurrentClient,
+    session: DbSession,
+    settings: AppSettings,
+) -> None:
+    """Moves the lease forward; 409 `lease_lost` says that the attempt counts no more."""
+    service.heartbeat(session, client, update_id, body, settings.lease_seconds)
+
+
+@router.put(
+    "/updates/{update_id}/shared",
+    summary="Upload shared matrices",
+    responses=problem_answers(415),
+    openapi_extra={"requestBody": _SHARED_BODY},
+)
+def put_shared(
+    update_id: UUID,
+    fence: FenceQuery,
+    upload: Upload,
+    client: CurrentClient,
+    session: DbSession,
+    store: Store,
+) -> SharedReceipt:
+    """All that leaves the client; it counts once the result names its hash."""
+    return service.store_shared(
+        session, store, client, update_id, fence, upload.content, upload.size_bytes
+    )
+
+
+@router.post("/updates/{update_id}/result", summary="Hand in a result")
+def finish(
+    update_id: UUID, body: AgentResult, client: CurrentClient, session: DbSession
+) -> ResultReceipt:
+    """Ends the attempt; sending the same result again changes nothing."""
+    return service.finish(session, client, update_id, body)
+
+
+@router.post(
+    "/updates/{update_id}/failure",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Report a failure",
+)
+def fail(update_id: UUID, body: AgentFailure, client: CurrentClient, session: DbSession) -> None:
+    """Ends the attempt and the run, with the client's reason."""
+    service.fail(session, client, update_id, body.fence, body.reason)
+
+
+@router.post(
+    "/updates/{update_id}/release",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Give work back",
+)
+def release(update_id: UUID, body: AgentRelease, client: CurrentClient, session: DbSession) -> None:
+    """Lets the update wait again, because the agent was told to stop."""
+    service.release(session, client, update_id, body.fence)
