@@ -1,8 +1,9 @@
-"""One of a few known answers, judged by a causal model's next token: label likelihood.
+"""One of a few known answers, judged by a causal model: label likelihood.
 
 Training over the whole vocabulary spends its first steps on learning that an answer is a label at
-all, in a direction of each model's own. Here the cross entropy runs over the first tokens of the
-labels alone; what is left to learn is the task, which is what clients have in common.
+all, in a direction of each model's own. Here the logit of a label is its log-likelihood as a whole
+answer, and the cross entropy runs over the labels alone; what is left to learn is the task, which
+is what clients have in common. `evaluation.evaluate` chooses among labels by the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,12 +40,12 @@ class LabelObjective:
     Args:
         tokenizer: the model's.
         task: decides the prompt; `classification` or `choice`.
-        labels: every possible answer; they must differ in their first token.
+        labels: every possible answer.
         max_length: tokens of a prompt; longer ones lose their beginning.
         max_eval_examples: only the first so many are judged; None: all.
 
     Raises:
-        InvalidConfigError: fewer than two labels, or two that begin with the same token.
+        InvalidConfigError: fewer than two labels, or one that begins another.
     """
 
     def __init__(
@@ -61,13 +62,10 @@ class LabelObjective:
         self._labels = list(labels)
         self._max_length = max_length
         self._max_eval_examples = max_eval_examples
-        firsts = [tokens[0] for tokens in encode_texts(tokenizer, self._labels) if tokens]
-        if len(set(firsts)) < max(2, len(self._labels)):
-            raise InvalidConfigError(
-                f"The labels {', '.join(self._labels)} do not differ in their first token: rename "
-                "them, or train on whole answers."
-            )
-        self._first_tokens = torch.tensor(firsts)
+        self._tokens = encode_texts(tokenizer, self._labels)
+        _require_distinct(self._labels, self._tokens)
+        # Labels that read the same before their last token share one row per prompt.
+        self._read = sorted({tuple(tokens[:-1]) for tokens in self._tokens})
 
     @property
     def head(self) -> Mapping[str, nn.Parameter]:
@@ -92,9 +90,14 @@ class LabelObjective:
         ]
 
     def collate(self, rows: Sequence[Row]) -> Batch:
-        """`input_ids` and `attention_mask`, padded on the left, and `labels`."""
+        """`input_ids` and `attention_mask`, padded on the left, and `labels`.
+
+        Each prompt comes once for every different beginning of a label.
+        """
         ids, mask = pad_left(
-            [row.prompt for row in rows], padding_id(self._tokenizer), torch.device("cpu")
+            [row.prompt + read for row in rows for read in self._read],
+            padding_id(self._tokenizer),
+            torch.device("cpu"),
         )
         labels = torch.tensor([row.label for row in rows])
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -104,16 +107,23 @@ class LabelObjective:
         return batch["labels"]
 
     def target_logits(self, forward: Forward, batch: Batch) -> torch.Tensor:
-        """What the model says right after the prompts, (rows, labels)."""
+        """Log-likelihood of each label after its prompt, in nats, (rows, labels)."""
         mask = batch["attention_mask"]
         logits: torch.Tensor = forward(
             input_ids=batch["input_ids"],
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            logits_to_keep=1,
+            logits_to_keep=max(map(len, self._tokens)),
             use_cache=False,
-        ).logits[:, -1]
-        return logits[:, self._first_tokens.to(logits.device)]
+        ).logits
+        # (rows, beginnings, positions, vocabulary); a label's tokens are the last predictions.
+        log_probs = logits.float().log_softmax(-1).view(-1, len(self._read), *logits.shape[1:])
+        scores = []
+        for tokens in self._tokens:
+            row = log_probs[:, self._read.index(tuple(tokens[:-1])), -len(tokens) :]
+            wanted = torch.tensor(tokens, device=row.device).expand(len(row), -1)
+            scores.append(row.gather(-1, wanted[:, :, None]).sum(dim=(1, 2)))
+        return torch.stack(scores, dim=1)
 
     def accuracy(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
         """Share of examples whose class has the highest logit."""
@@ -125,3 +135,14 @@ class LabelObjective:
 
     def save_head(self, folder: Path) -> None:
         """Nothing to write."""
+
+
+def _require_distinct(labels: Sequence[str], tokens: Sequence[Sequence[int]]) -> None:
+    if len(labels) < 2:
+        raise InvalidConfigError(f"There are {len(labels)} labels: there is nothing to choose.")
+    for label, row in zip(labels, tokens, strict=True):
+        for other, longer in zip(labels, tokens, strict=True):
+            if label != other and list(longer[: len(row)]) == list(row):
+                raise InvalidConfigError(
+                    f"The label {label!r} begins {other!r}: rename one, or train on whole answers."
+                )
