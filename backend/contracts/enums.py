@@ -25,6 +25,7 @@ class TaskKind(StrEnum):
     CHOICE = "choice"  # pick one letter among the options
     PROGRAM = "program"  # write a small arithmetic program, scored by its value
     CLASSIFICATION = "classification"  # pick one label word
+    IMAGE_CLASSIFICATION = "image_classification"  # pick one label for a picture
 
 
 class RunStatus(StrEnum):

@@ -208,11 +208,20 @@ def _check_classification(number: int, example: Example) -> Example:
     return example.model_copy(update={"answer": example.answer.strip()})
 
 
+def _refuse_images(number: int, example: Example) -> Example:
+    raise JsonLinesError(
+        "rows of text cannot hold pictures. Give a folder of pictures to the machine that trains, "
+        "or choose another kind of task.",
+        line=number,
+    )
+
+
 _CHECKS: dict[TaskKind, Callable[[int, Example], Example]] = {
     TaskKind.FILL_IN: _check_fill_in,
     TaskKind.CHOICE: _check_choice,
     TaskKind.PROGRAM: _check_program,
     TaskKind.CLASSIFICATION: _check_classification,
+    TaskKind.IMAGE_CLASSIFICATION: _refuse_images,
 }
 
 

@@ -33,6 +33,7 @@ TASK_WORDS: dict[TaskKind, str] = {
     TaskKind.CHOICE: "multiple choice",
     TaskKind.PROGRAM: "write a program",
     TaskKind.CLASSIFICATION: "classification",
+    TaskKind.IMAGE_CLASSIFICATION: "classification of pictures",
 }
 
 EXECUTION_WORDS: dict[Execution, str] = {

@@ -77,7 +77,8 @@ def evaluate(
         )
     with _evaluating(model):
         match task:
-            case TaskKind.FILL_IN | TaskKind.PROGRAM:
+            # Pictures have no prompt, which `encode_prompts` says.
+            case TaskKind.FILL_IN | TaskKind.PROGRAM | TaskKind.IMAGE_CLASSIFICATION:
                 predictions = _generate(model, tokenizer, task, asked, max_length, batch_size)
                 judge = _JUDGES[task]
                 right = [judge(text, row) for text, row in zip(predictions, asked, strict=True)]

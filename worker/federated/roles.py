@@ -11,6 +11,7 @@ the path within one layer.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -27,11 +28,14 @@ class Family:
     """Where one `model_type` of transformers keeps its linear layers.
 
     `layers` is the path of the list of layers below `model.base_model` (the body without a head),
-    `roles` maps each role to a path within one layer.
+    `roles` maps each role to a path within one layer. `reads` says what a model takes in, and
+    `writes` whether it can write an answer; one that cannot needs a classification head.
     """
 
     layers: str
     roles: Mapping[str, str]
+    reads: Literal["text", "image"] = "text"
+    writes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ _BERT_ENCODER = Family(
         "up": "intermediate.dense",
         "down": "output.dense",
     },
+    writes=False,
 )
 _IMAGE_ENCODER = Family(
     layers="layers",
@@ -81,6 +86,8 @@ _IMAGE_ENCODER = Family(
         "up": "mlp.fc1",
         "down": "mlp.fc2",
     },
+    reads="image",
+    writes=False,
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -134,6 +141,7 @@ FAMILIES: Mapping[str, Family] = {
             "up": "ffn.lin1",
             "down": "ffn.lin2",
         },
+        writes=False,
     ),
     "vit": _IMAGE_ENCODER,
     "deit": _IMAGE_ENCODER,

@@ -52,10 +52,16 @@ class SimulatedClient:
     lora_rank: int
     lora_alpha: float
     make_objective: Callable[[TrainingConfig], Objective] | None = None  # None: causal answers
+    bind_objective: Callable[[PreTrainedModel, TrainingConfig], Objective] | None = None
+    """For objectives that are part of a model, such as its own head: gets each round's copy."""
     private: Tensors | None = None  # what it brings into its first round, such as factors
 
-    def objective(self, training: TrainingConfig) -> Objective:
-        """A fresh objective, with its head at the start."""
+    def objective(
+        self, training: TrainingConfig, model: PreTrainedModel | None = None
+    ) -> Objective:
+        """A fresh objective for a copy of the model (None: the model itself)."""
+        if self.bind_objective is not None:
+            return self.bind_objective(model or self.model, training)
         if self.make_objective is not None:
             return self.make_objective(training)
         return CausalObjective(
@@ -131,11 +137,11 @@ def simulate(
     rounds = []
 
     def at_work(client: SimulatedClient, spec: ClientSpec) -> LocalClient:
-        kept = private.get(client.client_id)
+        kept, model = private.get(client.client_id), copy.deepcopy(client.model)
         return LocalClient(
             spec=spec,
-            model=copy.deepcopy(client.model),
-            objective=client.objective(training),
+            model=model,
+            objective=client.objective(training, model),
             data=client.data,
             training=training,
             private=None if kept is None else decode_private(kept),

@@ -7,8 +7,7 @@ head and LoRA together.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,16 +16,15 @@ import torch
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.datasets import Example
 from worker.federated.errors import InvalidConfigError
+from worker.federated.objectives.classes import accuracy, class_of, mean_loss
 from worker.federated.objectives.objective import Batch, Forward
 from worker.federated.seeds import generator
 from worker.federated.tasks.encoding import padding_id
 
-EVALUATION_BATCH = 32
 START_DEVIATION = 0.02
 """Standard deviation of a new head's weights, as transformers draws them."""
 
@@ -138,7 +136,7 @@ class HeadObjective:
 
     def encode(self, examples: Sequence[Example]) -> Sequence[tuple[Any, int]]:
         """Inputs and classes; `InvalidConfigError` where an answer is none of the labels."""
-        return [(self._inputs.encode(e), self._label_of(e)) for e in examples]
+        return [(self._inputs.encode(e), class_of(e, self._labels)) for e in examples]
 
     def collate(self, rows: Sequence[tuple[Any, int]]) -> Batch:
         """What the model reads, and `labels`, (rows,) int64."""
@@ -157,18 +155,11 @@ class HeadObjective:
 
     def accuracy(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
         """Share of examples whose class has the highest logit; refuses an empty list."""
-        asked = examples[: self._max_eval_examples]
-        return sum(
-            int((logits.argmax(dim=-1) == labels).sum())
-            for logits, labels in self._answers(model, asked)
-        ) / len(asked)
+        return accuracy(self, model, examples[: self._max_eval_examples])
 
     def mean_loss(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
         """Nats per example; refuses an empty list."""
-        return sum(
-            float(functional.cross_entropy(logits.float(), labels, reduction="sum"))
-            for logits, labels in self._answers(model, examples)
-        ) / len(examples)
+        return mean_loss(self, model, examples)
 
     def save_head(self, folder: Path) -> None:
         """Puts the head into the adapter that was written to `folder` before."""
@@ -181,26 +172,6 @@ class HeadObjective:
             tensors[f"base_model.model.{name}"] = parameter.detach().cpu().contiguous()
         save_file(tensors, weights_file, metadata={"format": "pt"})
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-    def _answers(
-        self, model: PreTrainedModel, examples: Sequence[Example]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if not examples:
-            raise InvalidConfigError("There are no examples to judge: give the client some.")
-        with _evaluating(model):
-            for first in range(0, len(examples), EVALUATION_BATCH):
-                rows = self.encode(examples[first : first + EVALUATION_BATCH])
-                batch = {n: t.to(model.device) for n, t in self.collate(rows).items()}
-                yield self.target_logits(model, batch), batch["labels"]
-
-    def _label_of(self, example: Example) -> int:
-        answer = example.answer.strip()
-        if answer not in self._labels:
-            raise InvalidConfigError(
-                f"The answer {answer!r} of {example.question[:60]!r} is none of "
-                f"{', '.join(self._labels)}: correct it, or add the label."
-            )
-        return self._labels.index(answer)
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
@@ -231,14 +202,3 @@ def start_head(model: PreTrainedModel, missing: Sequence[str]) -> None:
                 0.0, START_DEVIATION, generator=generator("head", name)
             )
             parameter.copy_(fresh)
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.train(mode=False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from backend.contracts.datasets import Example
 from backend.contracts.enums import TaskKind
+from worker.federated.errors import InvalidConfigError
 
 
 def build_prompt(task: TaskKind, example: Example) -> str:
@@ -22,6 +23,11 @@ def build_prompt(task: TaskKind, example: Example) -> str:
             return f"Question: {example.question}\nProgram:\n"
         case TaskKind.CLASSIFICATION:
             return f"Text: {example.question}\nLabel:\n"
+        case TaskKind.IMAGE_CLASSIFICATION:
+            raise InvalidConfigError(
+                f"Task {task.value!r} has pictures and no prompt: choose an image model, such as "
+                "a ViT."
+            )
         case _:
             assert_never(task)
 

@@ -7,8 +7,6 @@ field is reported with its line number in every format alike.
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from backend.contracts.datasets import Example
 from backend.contracts.enums import TaskKind
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines, parse_rows
 from worker.federated.errors import InvalidConfigError
+from worker.federated.tasks.optional import optional_module
 
 Columns = Mapping[str, str]
 """Field of `Example` -> name of the column that holds it, where the two differ."""
@@ -104,7 +103,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    parquet = _optional("pyarrow.parquet", "Parquet files")
+    parquet = optional_module("pyarrow.parquet", "Parquet files")
     number = 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(1024):
@@ -114,19 +113,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    library = _optional("datasets", "data sets from the hub")
+    library = optional_module("datasets", "data sets from the hub")
     number = 0
     for split, rows in library.load_dataset(name).items():
         for row in rows:
             number += 1
             yield number, {"split": str(split), **row}
-
-
-def _optional(module: str, purpose: str) -> Any:
-    package = module.partition(".")[0]
-    if find_spec(package) is None:
-        raise InvalidConfigError(f"{purpose} need the package {package!r}: pip install {package}.")
-    return import_module(module)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {

@@ -30,10 +30,11 @@ def federation_of(clients: Sequence[SimulatedClient], global_rank: int = 8) -> F
 def at_work(
     client: SimulatedClient, config: TrainingConfig, private: Tensors | None = None
 ) -> LocalClient:
+    model = copy.deepcopy(client.model)
     return LocalClient(
         spec=client.spec(),
-        model=copy.deepcopy(client.model),
-        objective=client.objective(config),
+        model=model,
+        objective=client.objective(config, model),
         data=client.data,
         training=config,
         private=private,
