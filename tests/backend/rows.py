@@ -24,7 +24,6 @@ from backend.db.models import (
     User,
 )
 
-
 DECLARED = {"modules": {"q": {"in_features": 128, "out_features": 128}}, "num_examples": 8}
 
 
