@@ -14,7 +14,7 @@ CODE := backend worker dashboard migrations tests benchmarks examples
 # Passed on, for instance: make test ARGS="-k alignment -x"
 ARGS ?=
 
-.PHONY: help install demo up test check format lock clean
+.PHONY: help install demo up test check format screenshots lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | column -t -s "$$(printf '\t')"
@@ -39,6 +39,9 @@ check: $(STAMP) ## lint, formatting, types, who may import whom
 format: $(STAMP) ## put the code into its standard form
 	@$(BIN)/ruff check --fix $(wildcard $(CODE))
 	@$(BIN)/ruff format $(wildcard $(CODE))
+
+screenshots: $(STAMP) ## the pictures of the docs anew, from a real run (needs Chromium)
+	@$(BIN)/python -m tests.browser.take_screenshots docs/images
 
 lock: $(STAMP) ## choose the newest versions anew and write them to requirements.lock
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -87,12 +87,13 @@ def accuracy_figure(
     if many:
         _add_mean(figure, after)
     if baseline_mean is not None:
-        figure.add_hline(
-            y=100 * baseline_mean,
+        figure.add_scatter(
+            x=[0.5, num_rounds + 1.5],
+            y=[100 * baseline_mean] * 2,
+            name=f"local only, mean {100 * baseline_mean:.1f} %",
+            mode="lines",
             line={"dash": "dash", "color": GREY, "width": 1.5},
-            annotation_text=f"local only, mean {100 * baseline_mean:.1f} %",
-            annotation_position="bottom left",
-            annotation_font_color=GREY,
+            hoverinfo="skip",
         )
     _finish(figure, "Round", "Test accuracy (%)")
     ticks = _round_ticks(num_rounds)

@@ -8,19 +8,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.running_platform import PASSWORD, RunningPlatform
+from tests.browser.steps import sign_in
+from tests.running_platform import RunningPlatform
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 RUN_MILLISECONDS = 300_000
-
-
-def sign_in(page: Page, platform: RunningPlatform, path: str = "/") -> None:
-    page.goto(platform.dashboard_url + path)
-    page.get_by_label("User name").fill("admin")
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 
 def choose(page: Page, label: str, option: str) -> None:

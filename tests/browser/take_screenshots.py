@@ -1,0 +1,84 @@
+"""Takes the pictures of the README and the docs from a real run: `make screenshots`."""
+
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from backend.api_client import ApiClient
+from backend.contracts.runs import Run, RunCreate
+from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyParams
+from backend.demo.scenario import TRAINING, prepare_federation
+from tests.browser.browsers import ARGUMENTS, find_browser
+from tests.browser.steps import sign_in
+from tests.running_platform import run_platform
+
+NUM_ROUNDS = 5
+logger = logging.getLogger(__name__)
+
+
+def take(folder: Path) -> None:
+    """Runs the demo's federation and photographs its pages on the way."""
+    executable = find_browser()
+    if executable is None:
+        raise SystemExit("no browser: install chromium")
+    with (
+        tempfile.TemporaryDirectory() as home,
+        run_platform(Path(home)) as platform,
+        platform.sign_in() as api,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1360, "height": 1000})
+        sign_in(page, platform)
+        federation = prepare_federation(api)
+        _start(api, federation.id, LocalOnlyParams(), wait_for_round=NUM_ROUNDS + 2)
+        run = _start(api, federation.id, H2TuneParams(), wait_for_round=4)
+        run_url = f"{platform.dashboard_url}/run?id={run.id}"
+        _photograph(page, run_url, folder / "live-run.png", height=2300)
+        _wait(api, run, NUM_ROUNDS + 2)
+        for path, name, height in [
+            (f"run?id={run.id}", "finished-run.png", 2500),
+            (f"federation?id={federation.id}", "federation.png", 1350),
+            ("clients", "clients.png", 1000),
+            ("new_federation", "new-federation.png", 1000),
+        ]:
+            _photograph(page, f"{platform.dashboard_url}/{path}", folder / name, height)
+        browser.close()
+
+
+def _start(
+    api: ApiClient, federation_id: object, strategy: StrategyParams, wait_for_round: int
+) -> Run:
+    request = RunCreate(strategy=strategy, num_rounds=NUM_ROUNDS, training=TRAINING)
+    run = api.runs.start(api.federations.create_run(federation_id, request).id)
+    _wait(api, run, wait_for_round)
+    return run
+
+
+def _wait(api: ApiClient, run: Run, round_number: int) -> None:
+    """Until a round is open; a number above the last one means: until the end."""
+    while True:
+        now = api.runs.get(run.id)
+        if now.round_number >= round_number or now.status.is_terminal:
+            logger.info("%s: %s, round %d", now.strategy.name, now.status, now.round_number)
+            return
+        time.sleep(0.5)
+
+
+def _photograph(page: Page, url: str, path: Path, height: int) -> None:
+    page.set_viewport_size({"width": 1360, "height": height})  # pages scroll within themselves
+    page.goto(url)
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=60_000)
+    page.wait_for_timeout(6_000)  # charts fade in
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    take(Path(sys.argv[1]))
