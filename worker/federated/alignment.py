@@ -100,3 +100,17 @@ def orthonormality_error(alignment: torch.Tensor) -> float:
     return float(
         (gram - torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)).abs().max()
     )
+
+
+def row_entropy(alignment: torch.Tensor) -> float:
+    """Mean entropy in nats of how each slot is spread over the layers, in [0, log L].
+
+    A slot's share of layer j is P[l, j]^2 / sum_j P[l, j]^2. 0: every slot belongs to one layer,
+    as for the identity. Slots that no layer fills are left out; without any, the result is 0.
+    """
+    shares = alignment.detach().double().pow(2)
+    totals = shares.sum(dim=1)
+    filled = shares[totals > 0] / totals[totals > 0, None]
+    if len(filled) == 0:
+        return 0.0
+    return float(torch.special.entr(filled).sum(dim=1).mean())

@@ -24,7 +24,7 @@ from worker.federated.types import (
     Progress,
     Tensors,
 )
-from worker.federated.wire import TensorSpec, require_tensors
+from worker.federated.wire import TensorSpec, encoded_bytes, payload_bytes, require_tensors
 
 BYTES_PER_VALUE = 4  # fp32
 
@@ -110,6 +110,16 @@ def lora_bytes(spec: ClientSpec) -> int:
     """What sending a client's LoRA factors A and B would cost: L sum_k r (d_in + d_out) 4."""
     widths = sum(shape.in_features + shape.out_features for shape in spec.modules.values())
     return spec.architecture.num_layers * spec.lora_rank * widths * BYTES_PER_VALUE
+
+
+def traffic(shared: Tensors, plan: ClientPlan) -> Metrics:
+    """Bytes of one client and round: as messages, and of the values in them alone."""
+    return {
+        MetricName.BYTES_UP: float(encoded_bytes(shared)),
+        MetricName.BYTES_DOWN: float(encoded_bytes(plan.tensors)),
+        MetricName.BYTES_UP_VALUES: float(payload_bytes(shared)),
+        MetricName.BYTES_DOWN_VALUES: float(payload_bytes(plan.tensors)),
+    }
 
 
 def before_and_after(before: Measured | None, after: Measured | None) -> Metrics:

@@ -114,3 +114,8 @@ def test_absent_splits_are_made_by_question_alone():
     counts = [sum(e.split == s for e in first) for s in ("train", "validation", "test")]
     # 2000 draws with shares .8, .1, .1: standard deviations below 18.
     assert all(abs(c - expected) < 80 for c, expected in zip(counts, (1600, 200, 200), strict=True))
+
+
+def test_pictures_are_no_rows_of_text():
+    with pytest.raises(JsonLinesError, match=r"cannot hold pictures\. Give a folder"):
+        parse_json_lines(lines(*TWO), TaskKind.IMAGE_CLASSIFICATION)

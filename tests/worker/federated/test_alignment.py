@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from worker.federated.alignment import (
     map_up,
     orthonormality_error,
     retract,
+    row_entropy,
     start_alignment,
 )
 from worker.federated.errors import InvalidConfigError
@@ -78,3 +81,12 @@ def test_more_layers_than_slots_are_refused() -> None:
 def test_identity_needs_equal_depths() -> None:
     with pytest.raises(InvalidConfigError, match="equal depth"):
         start_alignment("identity", "orthonormal", 4, 3, source())
+
+
+def test_row_entropy_counts_the_layers_that_share_a_slot() -> None:
+    assert row_entropy(torch.eye(4)) == 0
+    assert row_entropy(torch.full((3, 4), -0.5)) == pytest.approx(math.log(4))
+    # Half and half, then all of one; the empty slot says nothing.
+    mixed = torch.tensor([[1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
+    assert row_entropy(mixed) == pytest.approx(math.log(2) / 2)
+    assert row_entropy(torch.zeros(2, 2)) == 0

@@ -48,6 +48,7 @@ from worker.federated.client_round import (
     relative_change,
     snapshot,
     take,
+    traffic,
     training_batches,
 )
 from worker.federated.errors import InvalidConfigError
@@ -70,7 +71,7 @@ from worker.federated.types import (
     ServerState,
     Tensors,
 )
-from worker.federated.wire import encoded_bytes, pack_entries, unpack_mask
+from worker.federated.wire import pack_entries, unpack_mask
 
 START_NORM = 0.1
 """Scale of the first slots: entries N(0, (START_NORM / sqrt(R))^2), spectral norm about twice it.
@@ -200,8 +201,9 @@ class H2Tune:
             **trained.metrics(),
             **braid.alignment_metrics(),
             MetricName.SPARSITY: braid.sparsity(),
-            MetricName.BYTES_UP: float(encoded_bytes(shared)),
-            MetricName.BYTES_DOWN: float(encoded_bytes(plan.tensors)),
+            **traffic(shared, plan),
+            MetricName.NUM_EXAMPLES: float(len(client.data.train)),
+            MetricName.SHARED_DRIFT: braid.drift(shared),
             MetricName.BYTES_LORA: float(lora_bytes(client.spec)),
             MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(braid.model.device)),
             MetricName.PRIVATE_CHANGE: relative_change(factors, braid.factors()),

@@ -28,7 +28,7 @@ from backend.contracts.strategies import H2TuneParams
 from worker.federated.adapters import TriLoraConfig, TriLoraLinear
 from worker.federated.adapters.config import FactorStart
 from worker.federated.adapters.stack import MiddleStack
-from worker.federated.alignment import map_up, orthonormality_error
+from worker.federated.alignment import map_up, orthonormality_error, row_entropy
 from worker.federated.client_round import below, body_of, snapshot, take
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import derive_seed
@@ -222,9 +222,29 @@ class ClientModel:
         return sum(int((m == 0).sum()) for m in held) / sum(m.numel() for m in held)
 
     def alignment_metrics(self) -> Metrics:
-        """How far the alignments are from orthonormal columns."""
-        errors = [orthonormality_error(alignment) for alignment in self.alignments().values()]
-        return {MetricName.ALIGNMENT_ERROR: max(errors)}
+        """How far the alignments are from orthonormal columns, and how much they mix layers."""
+        alignments = self.alignments().values()
+        entropies = [row_entropy(alignment) for alignment in alignments]
+        return {
+            MetricName.ALIGNMENT_ERROR: max(map(orthonormality_error, alignments)),
+            MetricName.ALIGNMENT_ENTROPY: sum(entropies) / len(entropies),
+        }
+
+    @torch.no_grad()
+    def drift(self, shared: Tensors) -> float:
+        """Norm of what is sent minus what was received, over the norm of the latter.
+
+        Both on the held entries of the slots; 0 where both are zero.
+        """
+        moved, size = 0.0, 0.0
+        for role in self.stack.roles:
+            held = self.stack.geometry.held_entries(self.stack.selected(role).cpu())
+            received = pack_entries(self.stack.slots(role).cpu(), held)
+            sent = shared[f"values/{role}"]
+            change = sent if self.params.aggregation == "delta" else sent - received
+            moved += float(change.double().pow(2).sum())
+            size += float(received.double().pow(2).sum())
+        return (moved / size) ** 0.5 if size > 0 else float(moved > 0)
 
     def masks(self) -> Tensors:
         """Held entries by role, (R, R) bool on the CPU."""

@@ -38,6 +38,7 @@ from worker.federated.client_round import (
     relative_change,
     snapshot,
     take,
+    traffic,
     training_batches,
 )
 from worker.federated.errors import InvalidUpdateError
@@ -122,8 +123,8 @@ class LocalOnly:
             **before_and_after(before, after),
             **watch.metrics,
             **trained.metrics(),
-            MetricName.BYTES_UP: 0.0,
-            MetricName.BYTES_DOWN: 0.0,
+            **traffic({}, plan),
+            MetricName.NUM_EXAMPLES: float(len(client.data.train)),
             MetricName.BYTES_LORA: float(lora_bytes(client.spec)),
             MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(model.device)),
             MetricName.PRIVATE_CHANGE: relative_change(start, factors),

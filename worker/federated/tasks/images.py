@@ -5,6 +5,7 @@ label; pixels are read when they are needed and never become part of an example.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,7 +63,7 @@ class ImageInputs:
         """The picture's name: pixels are read batch by batch."""
         return example.question
 
-    def collate(self, rows: list[str]) -> Batch:
+    def collate(self, rows: Sequence[str]) -> Batch:
         """`pixel_values` (rows, 3, size, size) fp32, and an `attention_mask` of one per patch."""
         pixels = torch.stack([self.pixels(name) for name in rows])
         side = self.preprocessing.size // self.preprocessing.patch_size

@@ -461,10 +461,25 @@ def test_bytes_equal_the_formula(layout: str) -> None:
             up, down = payload_bytes(update.shared), payload_bytes(plans[client.client_id].tensors)
             assert up == values + 4 * 3 + (masks if number == 1 else 0)
             assert down == (4 * 3 * NUM_ROLES * 64 if number == 1 else values + masks)
+            assert up == update.metrics[MetricName.BYTES_UP_VALUES]
+            assert down == update.metrics[MetricName.BYTES_DOWN_VALUES]
             assert up < update.metrics[MetricName.BYTES_UP]
             assert down < update.metrics[MetricName.BYTES_DOWN]
         private = {update.client_id: update.private for update in updates}
         state = aggregated(strategy, state, clients, updates)
+
+
+@pytest.mark.parametrize("aggregation", ["delta", "mean"])
+def test_drift_of_a_client_alone_is_what_moves_the_state(aggregation: str) -> None:
+    """With all entries held and one client, S becomes what it sent, or S plus that."""
+    strategy, client = strategy_with(aggregation=aggregation), make_client(rank=8, num_train=12)
+    state = started(strategy, [client])
+    (update,) = run_round(strategy, state, [client], 1, training())
+    _, report = strategy.aggregate(state, federation_of([client]), iter([update]))
+    drift = update.metrics[MetricName.SHARED_DRIFT]
+    assert drift > 0
+    assert drift == pytest.approx(report.values["relative_change"], rel=1e-4)
+    assert update.metrics[MetricName.NUM_EXAMPLES] == 12
 
 
 def test_lora_bytes_count_both_factors() -> None:
