@@ -25,17 +25,16 @@ def test_accuracy_is_in_percent_with_stars_behind_the_last_round() -> None:
         delivered={NORTH: 0.625},
         baseline_mean=0.375,
     )
-    after, before, star = figure.data
+    after, before, star, baseline = figure.data
     assert (tuple(after.x), tuple(after.y)) == ((1, 2), (25.0, 50.0))
     assert (tuple(before.x), tuple(before.y)) == ((1, 2), (10.0, 30.0))
     assert (tuple(star.x), tuple(star.y)) == ((3,), (62.5,))
     assert {after.line.color, before.line.color, star.marker.color} == {STYLES[NORTH].colour}
-    assert [trace.showlegend for trace in figure.data] == [True, False, False]
+    assert [trace.showlegend for trace in figure.data] == [True, False, False, None]
     assert figure.layout.xaxis.title.text == "Round"
     assert figure.layout.yaxis.title.text == "Test accuracy (%)"
     assert figure.layout.xaxis.ticktext == ("1", "2", "delivered")
-    assert figure.layout.shapes[0].y0 == 37.5
-    assert figure.layout.annotations[0].text == "local only, mean 37.5 %"
+    assert (baseline.name, tuple(baseline.y)) == ("local only, mean 37.5 %", (37.5, 37.5))
 
 
 def test_many_clients_get_their_mean_on_top() -> None:
