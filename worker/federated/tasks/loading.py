@@ -43,7 +43,7 @@ def load_dataset(
                 f"Data set {dataset.task.value!r} is for task {kind.value!r}, not {task.value!r}. "
                 "Choose the task of the data set."
             )
-        return _split(task, generate(dataset))
+        return builtin_data(dataset)
     data = _split(task, _read_upload(dataset, task, open_blob))
     expected = (dataset.num_train, dataset.num_validation, dataset.num_test)
     found = (len(data.train), len(data.validation), len(data.test))
@@ -53,6 +53,11 @@ def load_dataset(
             f"where {expected} were registered. Upload it again."
         )
     return data
+
+
+def builtin_data(dataset: BuiltinDataset) -> ClientData:
+    """Generated rows, split into train, validation and test."""
+    return _split(BUILTIN_TASK_KINDS[dataset.task], generate(dataset))
 
 
 def _read_upload(dataset: UploadedDataset, task: TaskKind, open_blob: OpenBlob) -> list[Example]:
