@@ -1,0 +1,302 @@
+"""The agent against the real application, database and blob store, without a network."""
+
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from pydantic import SecretStr
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from backend import jobs
+from backend.api_client import ApiClient
+from backend.contracts.agent import AgentResult
+from backend.contracts.clients import ClientRegister
+from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
+from backend.contracts.jobs import Job
+from backend.db.models import Attempt, Blob, ClientUpdate, Event
+from backend.db.session import SessionFactory
+from backend.lifecycle import cancel_run
+from backend.settings import Settings
+from backend.storage import BlobStore
+from tests.factories import Caller, make_key
+from tests.worker.agent.in_process import InProcess, Site
+from worker.agent import patience
+from worker.agent.agent import Agent
+from worker.agent.errors import AgentError
+from worker.agent.premises import Premises, open_premises
+from worker.agent.store import StateFolder
+from worker.federated import types
+from worker.federated.base_models import load_base_model
+from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.wire import encode_update
+from worker.platform import Platform
+
+MODEL = "builtin:tiny_gemma"
+SECRET_WORD = "Quixotic"
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
+    path.write_text(
+        "\n".join(
+            f'{{"question": "{SECRET_WORD} {n} plus 1?", "answer": "{n + 1}", "split": "{split}"}}'
+            for n, split in enumerate(splits)
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def premises(data_file: Path) -> Premises:
+    return open_premises(MODEL, str(data_file), TaskKind.FILL_IN)
+
+
+@pytest.fixture
+def site(
+    http: TestClient,
+    operator: Caller,
+    session_factory: SessionFactory,
+    blob_store: BlobStore,
+    settings: Settings,
+    premises: Premises,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Site:
+    sent: list[Job] = []
+    monkeypatch.setattr(jobs, "enqueue", sent.append)
+    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.01)
+    line = InProcess(http)
+    api = ApiClient("http://platform.test", transport=line, max_retries=0)
+    registered = api.clients.register(
+        ClientRegister(
+            enrolment_key=SecretStr(make_key(operator)["secret"]),
+            name="own-machine",
+            execution=Execution.REMOTE,
+            base_model=premises.public_model(),
+            architecture=premises.architecture,
+            modules=premises.declared_modules(),
+            num_examples=4,
+            lora_rank=4,
+            task=TaskKind.FILL_IN,
+        )
+    )
+    api.use_token(registered.credential)
+    platform = Platform(session_factory, blob_store, settings)
+    return Site(platform, sent, line, api, registered.client.id)
+
+
+def make_agent(site: Site, premises: Premises, state: Path) -> Agent:
+    client = site.api.clients.me()
+    return Agent(
+        site.api,
+        "here",
+        premises.spec(client),
+        premises,
+        StateFolder(state, client.id),
+        threading.Event(),
+    )
+
+
+def do_next(site: Site, agent: Agent) -> None:
+    work = site.api.agent.lease("here")
+    assert work is not None
+    agent.do(work)
+
+
+def remote_updates(site: Site) -> list[ClientUpdate]:
+    with site.platform.session_factory() as session:
+        return list(
+            session.scalars(
+                select(ClientUpdate)
+                .where(ClientUpdate.client_id == site.client_id)
+                .order_by(ClientUpdate.id)
+            )
+        )
+
+
+def refused_events(site: Site) -> list[Event]:
+    with site.platform.session_factory() as session:
+        return list(session.scalars(select(Event).where(Event.kind == EventKind.UPDATE_REFUSED)))
+
+
+def test_a_run_of_a_managed_and_a_remote_client_completes_and_nothing_private_leaves(
+    site: Site, premises: Premises, tmp_path: Path
+) -> None:
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run(num_rounds=2)
+    private: types.Tensors = {}
+    for round_number in (1, 2, 3):
+        site.do_jobs()
+        do_next(site, agent)
+        kept = agent.store.load_private(run_id, round_number)
+        private |= {f"{round_number}/{name}": t for name, t in (kept or {}).items()}
+        site.do_jobs()
+    run = site.run(run_id)
+    assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+
+    updates = remote_updates(site)
+    assert [update.status for update in updates] == [UpdateStatus.ACCEPTED] * 3
+    assert [bool(update.shared_sha256) for update in updates] == [True, True, False]
+    assert {update.private_sha256 for update in updates} == {None}
+    assert {update.adapter_sha256 for update in updates} == {None}
+
+    secrets = {n: t.numpy().tobytes() for n, t in private.items() if t.numel() > 8 and t.any()}
+    assert any("factors/A" in name or "/A/" in name for name in secrets), sorted(secrets)[:5]
+    with site.platform.session_factory() as session:
+        blobs = [
+            site.platform.store.read(sha256) for sha256 in session.scalars(select(Blob.sha256))
+        ]
+    assert len(blobs) > 6
+    for blob in blobs:
+        assert SECRET_WORD.encode() not in blob
+        assert not [name for name, data in secrets.items() if data in blob]
+
+    adapter = agent.store.adapter_folder(run_id)
+    model, _ = load_base_model(premises.model, device=torch.device("cpu"), dtype=torch.float32)
+    assert PeftModel.from_pretrained(model, str(adapter)).peft_config
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert not list((tmp_path / "state").rglob("round-00001")), "no later round needs it"
+
+
+def test_what_was_trained_is_handed_in_later_and_not_trained_twice(
+    site: Site, premises: Premises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run()
+    site.do_jobs()
+    site.line.dead = {"result", "release"}
+    asked = threading.Event()
+
+    class StopWhenDead(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.set()
+            return True
+
+    first = Agent(site.api, "here", agent.spec, premises, agent.store, StopWhenDead())
+    do_next(site, first)
+    assert asked.is_set(), "the dead line was never met"
+    assert remote_updates(site)[0].status is UpdateStatus.TRAINING
+    site.line.dead = set()
+    work_id = remote_updates(site)[0].id
+    site.api.agent.release(work_id, 1)
+
+    def explode(*_: object) -> None:
+        raise AssertionError("trained twice")
+
+    monkeypatch.setattr(H2Tune, "train_client", explode)
+    do_next(site, make_agent(site, premises, tmp_path / "state"))
+    update = remote_updates(site)[0]
+    assert (update.status, update.fence) == (UpdateStatus.ACCEPTED, 2)
+    site.do_jobs()
+    assert site.run(run_id).round_number == 2
+
+
+def test_an_agent_that_must_stop_gives_its_work_back(
+    site: Site, premises: Premises, tmp_path: Path
+) -> None:
+    agent = make_agent(site, premises, tmp_path / "state")
+    site.start_run()
+    agent.stop.set()
+    do_next(site, agent)
+    with site.platform.session_factory() as session:
+        outcomes = session.scalars(select(Attempt.outcome)).all()
+    assert outcomes == ["released"]
+    assert remote_updates(site)[0].status is UpdateStatus.PENDING
+
+
+def test_a_cancelled_run_is_dropped(site: Site, premises: Premises, tmp_path: Path) -> None:
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run()
+    work = site.api.agent.lease("here")
+    assert work is not None
+    with site.platform.session_factory() as session:
+        cancel_run(session, run_id, "tests")
+        session.commit()
+    agent.do(work)
+    assert site.run(run_id).status is RunStatus.CANCELLED
+    assert remote_updates(site)[0].status is UpdateStatus.CANCELLED
+    assert not set(site.line.seen) & {"failure", "release"}
+
+
+def test_a_row_that_cannot_be_learnt_is_not_quoted_to_the_platform(
+    site: Site, premises: Premises, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run()
+    data = premises.data
+    broken = tuple(row.model_copy(update={"answer": "9" * 5000}) for row in data.train)
+    broken_data = types.ClientData(data.task, broken, data.validation, data.test)
+    here = Premises(premises.model, premises.architecture, premises.modules, broken_data)
+    do_next(site, Agent(site.api, "here", agent.spec, here, agent.store, threading.Event()))
+    error = site.run(run_id).error
+    assert error is not None
+    assert "own-machine failed" in error
+    assert "the log of the client's agent has the details" in error
+    assert SECRET_WORD not in error
+    assert SECRET_WORD in caplog.text, "its owner sees it"
+
+
+def test_state_that_is_gone_is_not_replaced_by_a_fresh_start(
+    site: Site, premises: Premises, tmp_path: Path
+) -> None:
+    run_id = site.start_run()
+    site.do_jobs()
+    do_next(site, make_agent(site, premises, tmp_path / "state"))
+    site.do_jobs()
+    do_next(site, make_agent(site, premises, tmp_path / "another"))
+    error = site.run(run_id).error
+    assert error is not None
+    assert "not in its agent's state folder" in error
+
+
+@pytest.mark.parametrize(
+    ("value", "num_examples", "reason"),
+    [(float("nan"), 4, "NaN or infinity"), (1.0, 4_000_000, "states 4000000 training rows")],
+)
+def test_an_update_that_cannot_be_aggregated_fails_the_run_with_its_sender(
+    site: Site, value: float, num_examples: int, reason: str
+) -> None:
+    run_id = site.start_run()
+    site.do_jobs()
+    work = site.api.agent.lease("here")
+    assert work is not None
+    message = encode_update(
+        types.ClientUpdate(
+            client_id=str(site.client_id),
+            round_number=1,
+            num_examples=num_examples,
+            shared={"values/q": torch.full((6, 16), value)},
+            private={},
+            metrics={},
+        )
+    )
+    receipt = site.api.agent.upload_shared(work.client_update_id, 1, message)
+    site.api.agent.finish(work.client_update_id, AgentResult(fence=1, shared_sha256=receipt.sha256))
+    site.do_jobs()  # does not raise
+    run = site.run(run_id)
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert run.error.startswith("The update of own-machine in round 1 was refused: ")
+    assert reason in run.error
+    (refused,) = refused_events(site)
+    assert (refused.client_id, refused.message) == (site.client_id, run.error)
+
+
+def test_another_model_or_other_data_are_refused_at_the_start(
+    site: Site, premises: Premises, data_file: Path
+) -> None:
+    client = site.api.clients.me()
+    other = open_premises("builtin:tiny_llama", str(data_file), TaskKind.FILL_IN)
+    with pytest.raises(AgentError, match="is not the base model with which own-machine"):
+        other.spec(client)
+    with data_file.open("a") as file:
+        file.write('\n{"question": "8 plus 1?", "answer": "9", "split": "train"}')
+    more = open_premises(MODEL, str(data_file), TaskKind.FILL_IN)
+    with pytest.raises(AgentError, match="has 5 training rows, but own-machine registered 4"):
+        more.spec(client)

@@ -1,0 +1,180 @@
+"""The life of an agent: ask for work, do it here, hand in what is shared; again and again."""
+
+import hashlib
+import logging
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from backend.api_client import ApiClient
+from backend.contracts.agent import AgentResult, Work
+from backend.contracts.enums import RoundKind
+from worker.agent.attempt import LeasedAttempt
+from worker.agent.errors import AgentStoppingError, StateMissingError
+from worker.agent.patience import patiently
+from worker.agent.premises import Premises
+from worker.agent.store import Done, StateFolder
+from worker.devices import training_device, weights_dtype
+from worker.federated.base_models import load_base_model
+from worker.federated.checkpoint import Checkpointing
+from worker.federated.errors import WireError
+from worker.federated.objectives.causal import CausalObjective
+from worker.federated.strategies.registry import build_strategy
+from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Metrics, Tensors
+from worker.federated.wire import decode_plan, encode_update
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One client on its own machine.
+
+    Attributes:
+        api: speaks to the platform with the client's credential; all calls go outwards.
+        name: of this machine or process, for people.
+        spec: the client.
+        premises: base model and data.
+        store: what stays here between rounds.
+        stop: set from outside when the agent shall end.
+    """
+
+    api: ApiClient
+    name: str
+    spec: ClientSpec
+    premises: Premises
+    store: StateFolder
+    stop: threading.Event
+
+    def run(self) -> None:
+        """Works until `stop` is set; a platform that is away is waited for.
+
+        Raises:
+            ApiClientError: the platform refuses this client, such as after its credential was
+                revoked.
+        """
+        while not self.stop.is_set():
+            try:
+                work = patiently(self.stop, partial(self.api.agent.lease, self.name))
+            except AgentStoppingError:
+                return
+            if work is None:
+                self.stop.wait(POLL_SECONDS)
+            else:
+                self.do(work)
+
+    def do(self, work: Work) -> None:
+        """Does one leased update, or drops it when it counts no more.
+
+        Raises:
+            ApiClientError: the platform refuses this client.
+        """
+        logger.info(
+            "round %d of run %s: %s, attempt %d",
+            work.round_number,
+            work.run_id,
+            work.kind.value,
+            work.fence,
+        )
+        with LeasedAttempt(self.api, work, self.stop) as attempt:
+            self.store.forget_before(work.run_id, work.round_number - 1)
+            done = self.store.load_done(work)
+            if done is None:
+                done = self._compute(work, attempt)
+            else:
+                logger.info("this round was finished here before: handing it in")
+            self._hand_in(work, done)
+            logger.info("round %d of run %s is handed in", work.round_number, work.run_id)
+
+    def _compute(self, work: Work, attempt: LeasedAttempt) -> Done:
+        plan = self._fetch_plan(work)
+        client = self._local_client(work, attempt)
+        strategy = build_strategy(work.strategy)
+        if work.kind is RoundKind.DELIVER:
+
+            def write_adapter(folder: Path) -> Metrics:
+                return strategy.deliver_client(plan, client, folder)
+
+            done = self.store.save_delivered(work, write_adapter)
+            logger.info("the adapter lies in %s", self.store.adapter_folder(work.run_id))
+            return done
+        update = strategy.train_client(plan, client)
+        done = Done(metrics=update.metrics, shared=encode_update(update))
+        self.store.save_trained(work, update.private, done)
+        return done
+
+    def _fetch_plan(self, work: Work) -> ClientPlan:
+        data = patiently(self.stop, partial(self._download_plan, work))
+        if hashlib.sha256(data).hexdigest() != work.plan_sha256:
+            raise WireError(
+                f"The plan of round {work.round_number} arrived with another content than the "
+                "lease announced. Look for a proxy that changes what passes through."
+            )
+        plan = decode_plan(data)
+        expected = (self.spec.client_id, work.round_number, work.kind)
+        if (plan.client_id, plan.round_number, plan.kind) != expected:
+            raise WireError(
+                f"The plan is for client {plan.client_id!r} in round {plan.round_number} "
+                f"({plan.kind.value}), not for this one in round {work.round_number} "
+                f"({work.kind.value}). Start a new run."
+            )
+        return plan
+
+    def _download_plan(self, work: Work) -> bytes:
+        data = bytearray()
+        for chunk in self.api.agent.stream_plan(work.client_update_id):
+            data += chunk
+            if len(data) > work.plan_size_bytes:
+                raise WireError(
+                    f"The plan is longer than the {work.plan_size_bytes} bytes that the lease "
+                    "announced. Look for a proxy that changes what passes through."
+                )
+        return bytes(data)
+
+    def _local_client(self, work: Work, attempt: LeasedAttempt) -> LocalClient:
+        training = work.training
+        device = training_device()
+        model, tokenizer = load_base_model(
+            self.premises.model, device=device, dtype=weights_dtype(training.precision, device)
+        )
+        return LocalClient(
+            spec=self.spec,
+            model=model,
+            objective=CausalObjective(
+                tokenizer, self.spec.task, training.max_length, training.max_eval_examples
+            ),
+            data=self.premises.data,
+            training=training,
+            private=self._private(work),
+            on_progress=attempt.report,
+            checkpointing=Checkpointing(
+                on_checkpoint=partial(self.store.save_checkpoint, work),
+                resume_from=self.store.load_checkpoint(work),
+            ),
+        )
+
+    def _private(self, work: Work) -> Tensors | None:
+        """What the round before left here; a client that lost it cannot go on as if it had not."""
+        if work.round_number == 1:
+            return None
+        private = self.store.load_private(work.run_id, work.round_number - 1)
+        if private is None:
+            raise StateMissingError(
+                f"What {self.spec.name} kept of round {work.round_number - 1} is not in its "
+                "agent's state folder. Start the agent with the --state folder of that round, then "
+                "start a new run."
+            )
+        return private
+
+    def _hand_in(self, work: Work, done: Done) -> None:
+        shared_sha256 = None
+        if done.shared is not None:
+            upload = partial(
+                self.api.agent.upload_shared, work.client_update_id, work.fence, done.shared
+            )
+            shared_sha256 = patiently(self.stop, upload).sha256
+        result = AgentResult(fence=work.fence, metrics=done.metrics, shared_sha256=shared_sha256)
+        patiently(self.stop, partial(self.api.agent.finish, work.client_update_id, result))

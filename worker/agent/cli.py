@@ -1,0 +1,203 @@
+"""`python -m worker.agent`: joins a federation with a machine of one's own.
+
+Only outbound calls, and over TLS unless the platform is on the same machine.
+"""
+
+import logging
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import SecretStr, ValidationError
+
+from backend.api_client import ApiClient, ApiClientError
+from backend.contracts.clients import ClientRegister
+from backend.contracts.enums import Execution, TaskKind
+from worker.agent.agent import Agent
+from worker.agent.errors import AgentError, AgentStoppingError
+from worker.agent.patience import patiently
+from worker.agent.premises import open_premises
+from worker.agent.store import StateFolder, write_file
+from worker.devices import configure_torch
+from worker.federated.errors import FederatedError
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Take part in a federation with your own machine: data, model and adapter stay here.",
+)
+
+ApiUrl = Annotated[str, typer.Option(help="Root of the platform, such as https://fedbraid.org.")]
+CredentialFile = Annotated[
+    Path, typer.Option(help="Holds the client's credential; written by `register`.")
+]
+Model = Annotated[
+    str, typer.Option(help="Folder of a checkpoint, builtin:NAME, or id of the Hugging Face hub.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="A .jsonl, .csv or .parquet file, hub:ID, or builtin:TASK[,seed=0][,num_train=64]"
+        "[,num_validation=32][,num_test=128]."
+    ),
+]
+PlainHttp = Annotated[
+    bool, typer.Option("--allow-http", help="Send the credential without TLS to another machine.")
+]
+
+
+@app.command()
+def register(
+    api_url: ApiUrl,
+    credential_file: CredentialFile,
+    name: Annotated[str, typer.Option(help="Of the client, as everybody will see it.")],
+    model: Model,
+    data: Data,
+    task: Annotated[TaskKind, typer.Option(help="What the model learns to do.")],
+    lora_rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")],
+    enrolment_key: Annotated[
+        str,
+        typer.Option(
+            envvar="FEDBRAID_ENROLMENT_KEY",
+            prompt="Enrolment key",
+            hide_input=True,
+            help="From an operator; asked for when it is not given.",
+        ),
+    ],
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="Scale of the adapter; default: twice the rank.")
+    ] = None,
+    allow_http: PlainHttp = False,
+) -> None:
+    """Join the platform: tells it shapes and the number of training rows, nothing else."""
+    with _one_line_errors():
+        _check_url(api_url, allow_http)
+        if credential_file.exists():
+            raise AgentError(
+                f"--credential-file {credential_file} exists already. Choose another name, so that "
+                "no credential is lost."
+            )
+        premises = open_premises(model, data, task)
+        request = ClientRegister(
+            enrolment_key=SecretStr(enrolment_key),
+            name=name,
+            execution=Execution.REMOTE,
+            base_model=premises.public_model(),
+            architecture=premises.architecture,
+            modules=premises.declared_modules(),
+            num_examples=len(premises.data.train),
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            task=task,
+        )
+        write_file(credential_file, b"")  # an unwritable place is found before the key is used
+        try:
+            with ApiClient(api_url) as api:
+                registered = api.clients.register(request)
+        except ApiClientError:
+            credential_file.unlink()
+            raise
+        write_file(credential_file, registered.credential.encode() + b"\n")
+        typer.echo(
+            f"{registered.client.name} is registered ({registered.client.id}); its credential is "
+            f"in {credential_file}. Now start: python -m worker.agent run --help"
+        )
+
+
+@app.command()
+def run(
+    api_url: ApiUrl,
+    credential_file: CredentialFile,
+    model: Model,
+    data: Data,
+    state: Annotated[
+        Path, typer.Option(help="Folder for private factors and adapters. Keep it between rounds.")
+    ],
+    threads: Annotated[int, typer.Option(min=1, help="CPU cores that training may use.")] = 1,
+    name: Annotated[str, typer.Option(help="Of this machine, for the run page.")] = "",
+    allow_http: PlainHttp = False,
+) -> None:
+    """Train for the client whenever a run asks, until Ctrl-C."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every heartbeat
+    with _one_line_errors():
+        _check_url(api_url, allow_http)
+        os.umask(0o077)
+        configure_torch(threads)
+        stop = _stop_on_signals()
+        with ApiClient(api_url, _read_credential(credential_file)) as api:
+            client = patiently(stop, api.clients.me)
+            premises = open_premises(model, data, client.task)
+            agent = Agent(
+                api=api,
+                name=name or platform.node() or "agent",
+                spec=premises.spec(client),
+                premises=premises,
+                store=StateFolder(state, client.id),
+                stop=stop,
+            )
+            logging.getLogger(__name__).info("%s waits for work", client.name)
+            agent.run()
+
+
+def _check_url(api_url: str, allow_http: bool) -> None:
+    address = urlsplit(api_url)
+    if address.scheme not in {"http", "https"} or not address.hostname:
+        raise AgentError(f"--api-url {api_url!r} is no address such as https://fedbraid.org.")
+    if address.scheme == "http" and address.hostname not in _LOOPBACK and not allow_http:
+        raise AgentError(
+            f"--api-url {api_url!r} would send the client's credential in clear. Use https://, or "
+            "--allow-http on a network that you trust."
+        )
+
+
+def _read_credential(path: Path) -> str:
+    try:
+        credential = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise AgentError(
+            f"--credential-file {path} cannot be read: {error.strerror}. Make it with `register`."
+        ) from error
+    if not credential.isascii() or not credential.startswith("fbc_"):
+        raise AgentError(
+            f"--credential-file {path} holds no credential (fbc_...). Make it with `register`."
+        )
+    return credential
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return stop
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Errors that people can put right end the program with a sentence."""
+    try:
+        yield
+    except AgentStoppingError:
+        return
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        typer.echo(f"error: {where}: {first['msg']}", err=True)
+        raise typer.Exit(1) from error
+    except (AgentError, ApiClientError, FederatedError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,166 @@
+"""The agent's own folder: what a client keeps between rounds, and what it has yet to hand in.
+
+    <folder>/<client id>/<run id>/round-<n>/private.safetensors      kept for round n + 1
+                                            checkpoint.safetensors   while round n trains
+                                            shared.safetensors       sent to the platform
+                                            result.json              written last: round n is done
+                                  adapter/                           delivered after the last round
+
+Every file appears whole or not at all, and only its owner may read it (on POSIX systems).
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import BaseModel, ValidationError
+
+from backend.contracts.agent import Work
+from backend.contracts.metrics import MetricName
+from worker.federated.types import Metrics, Tensors
+from worker.federated.wire import decode_private, encode_private
+
+_OWNER_FILE = 0o600
+_OWNER_FOLDER = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A round that is computed and may be handed in.
+
+    Attributes:
+        metrics: of the round.
+        shared: the encoded shared matrices; None in the deliver round.
+    """
+
+    metrics: Metrics
+    shared: bytes | None
+
+
+class _ResultFile(BaseModel):
+    client_update_id: UUID
+    plan_sha256: str
+    shared_sha256: str | None
+    metrics: dict[MetricName, float]
+
+
+class StateFolder:
+    """The state of one client.
+
+    Args:
+        folder: where the owner wants it; made where missing.
+        client_id: keeps clients that share a folder apart.
+    """
+
+    def __init__(self, folder: Path, client_id: UUID) -> None:
+        self._folder = folder / str(client_id)
+
+    def adapter_folder(self, run_id: UUID) -> Path:
+        """Where the delivered adapter of a run lies."""
+        return self._folder / str(run_id) / "adapter"
+
+    def load_private(self, run_id: UUID, round_number: int) -> Tensors | None:
+        """What the client kept after a round; None: nothing is here."""
+        return _load_tensors(self._round(run_id, round_number) / "private.safetensors")
+
+    def load_checkpoint(self, work: Work) -> Tensors | None:
+        """How far an interrupted attempt at the same round got; None: nothing is here."""
+        return _load_tensors(self._of(work) / "checkpoint.safetensors")
+
+    def save_checkpoint(self, work: Work, tensors: Tensors) -> None:
+        """Remembers how far the round is."""
+        write_file(self._of(work) / "checkpoint.safetensors", encode_private(tensors))
+
+    def save_trained(self, work: Work, private: Tensors, done: Done) -> None:
+        """Keeps a trained round: what stays here first, what says that it is done last."""
+        folder = self._of(work)
+        write_file(folder / "private.safetensors", encode_private(private))
+        if done.shared is not None:
+            write_file(folder / "shared.safetensors", done.shared)
+        self._save_result(work, done)
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def save_delivered(self, work: Work, write_adapter: Callable[[Path], Metrics]) -> Done:
+        """Keeps a delivered adapter, whole, in `adapter_folder`.
+
+        Args:
+            work: the deliver round.
+            write_adapter: writes the adapter into an empty folder.
+        """
+        target = self.adapter_folder(work.run_id)
+        part = target.with_name("adapter.part")
+        shutil.rmtree(part, ignore_errors=True)
+        _make_folder(part)
+        metrics = write_adapter(part)
+        for path in part.rglob("*"):
+            path.chmod(_OWNER_FOLDER if path.is_dir() else _OWNER_FILE)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        done = Done(metrics=metrics, shared=None)
+        self._save_result(work, done)
+        return done
+
+    def load_done(self, work: Work) -> Done | None:
+        """The round, if an earlier attempt finished it here; so nothing is trained twice."""
+        folder = self._of(work)
+        try:
+            file = _ResultFile.model_validate_json((folder / "result.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        if (file.client_update_id, file.plan_sha256) != (work.client_update_id, work.plan_sha256):
+            return None
+        if file.shared_sha256 is None:
+            return Done(file.metrics, None)
+        shared = (folder / "shared.safetensors").read_bytes()
+        if hashlib.sha256(shared).hexdigest() != file.shared_sha256:
+            return None
+        return Done(file.metrics, shared)
+
+    def forget_before(self, run_id: UUID, round_number: int) -> None:
+        """Removes rounds that no later one needs."""
+        for folder in (self._folder / str(run_id)).glob("round-*"):
+            number = folder.name.removeprefix("round-")
+            if number.isdecimal() and int(number) < round_number:
+                shutil.rmtree(folder)
+
+    def _save_result(self, work: Work, done: Done) -> None:
+        sha256 = None if done.shared is None else hashlib.sha256(done.shared).hexdigest()
+        file = _ResultFile(
+            client_update_id=work.client_update_id,
+            plan_sha256=work.plan_sha256,
+            shared_sha256=sha256,
+            metrics=done.metrics,
+        )
+        write_file(self._of(work) / "result.json", file.model_dump_json(indent=1).encode())
+
+    def _of(self, work: Work) -> Path:
+        return self._round(work.run_id, work.round_number)
+
+    def _round(self, run_id: UUID, round_number: int) -> Path:
+        return self._folder / str(run_id) / f"round-{round_number:05d}"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner may read; after a power cut it is whole or the old one."""
+    _make_folder(path.parent)
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # an older one could have another mode
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_FILE), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _load_tensors(path: Path) -> Tensors | None:
+    return decode_private(path.read_bytes()) if path.is_file() else None
+
+
+def _make_folder(folder: Path) -> None:
+    for missing in reversed([folder, *folder.parents]):
+        if not missing.exists():
+            missing.mkdir(mode=_OWNER_FOLDER, exist_ok=True)
