@@ -43,8 +43,7 @@ class ObjectBlobStore:
         """See `BlobStore.put`."""
         if isinstance(content, bytes):
             sha256 = hashlib.sha256(content).hexdigest()
-            with _store_errors(sha256):
-                self._store.put(_path(sha256), content)
+            self._write(sha256, content)
             return BlobRef(sha256, len(content), media_type)
         digest, size_bytes = hashlib.sha256(), 0
         with SpooledTemporaryFile(max_size=MEMORY_BYTES) as spool:
@@ -53,9 +52,17 @@ class ObjectBlobStore:
                 size_bytes += len(chunk)
                 spool.write(chunk)
             spool.seek(0)
-            with _store_errors(digest.hexdigest()):
-                self._store.put(_path(digest.hexdigest()), spool)
+            self._write(digest.hexdigest(), spool)
         return BlobRef(digest.hexdigest(), size_bytes, media_type)
+
+    def _write(self, sha256: str, content: "bytes | SpooledTemporaryFile[bytes]") -> None:
+        try:
+            with _store_errors(sha256):
+                self._store.put(_path(sha256), content)
+        except BlobMissingError as error:  # what a store says of a bucket that is not there
+            raise BlobStoreUnavailableError(
+                "The blob store has no such bucket or folder: create it, or correct BLOB_URL."
+            ) from error
 
     def open(self, sha256: str) -> BinaryIO:
         """See `BlobStore.open`."""
