@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,11 +150,10 @@ def train(
 ) -> Trained:
     """Runs the phases in order; on a CPU the same arguments give the same bits.
 
-    Each step averages the cross entropy over all targets of its micro-batches, adds the
-    phase's penalty, clips each group's gradient to `max_grad_norm`, and steps each group's AdamW.
-    Warm-up and schedule run over a group's steps of the round. A loss or gradient that is NaN or
-    infinite ends the training with `NonFiniteError`, which names what trained and the remedy, and
-    a full device with `OutOfMemoryError`.
+    Each step averages the cross entropy over all targets of its micro-batches, adds the phase's
+    penalty, clips each group's gradient to `max_grad_norm`, and steps each group's AdamW. Warm-up
+    and schedule run over a group's steps of the round. `NonFiniteError` (a loss or gradient is
+    not) and `OutOfMemoryError` (the device is full) name the remedy.
 
     Args:
         model: with its adapter in place; left in evaluation mode.
@@ -174,15 +174,9 @@ def train(
     known = {**moments, **(restored.moments if restored else {})}
     optimizers = _make_optimizers(phases, config, known, counts.step)
     saver = Saver(checkpointing, seed, parameters, model.device)
-
-    def all_moments() -> Tensors:
-        kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
-        for optimizer in optimizers.values():
-            kept.update(optimizer.moments())
-        return kept
-
+    all_moments = partial(_all_moments, moments, optimizers)
+    report = _Reporter(on_progress, num_steps)
     model.train()
-    last_report = time.monotonic()
     with (
         explained_memory(config),
         recomputed_activations(model, config),
@@ -205,13 +199,35 @@ def train(
                     group.after_step()
                 counts.step, counts.loss_sum = counts.step + 1, counts.loss_sum + loss
                 saver.save_when_due(counts, all_moments)
-                if time.monotonic() - last_report >= PROGRESS_INTERVAL_SECONDS:
-                    last_report = time.monotonic()
-                    values = {MetricName.TRAIN_LOSS: loss}
-                    on_progress(Progress("training", counts.step, num_steps, values))
+                report.step_done(counts.step, loss)
     model.train(mode=False)
     mean_loss = counts.loss_sum / counts.step if counts.step else None
     return Trained(mean_loss, counts.num_tokens, all_moments())
+
+
+@dataclass(slots=True)
+class _Reporter:
+    """Tells about the training, but not more often than anybody wants to know."""
+
+    on_progress: Callable[[Progress], None]
+    num_steps: int
+    _last: float = field(default_factory=time.monotonic)
+
+    def step_done(self, step: int, loss: float) -> None:
+        if time.monotonic() - self._last >= PROGRESS_INTERVAL_SECONDS:
+            self._last = time.monotonic()
+            values = {MetricName.TRAIN_LOSS: loss}
+            self.on_progress(Progress("training", step, self.num_steps, values))
+
+
+def _all_moments(
+    moments: Mapping[str, torch.Tensor], optimizers: Mapping[str, ScheduledAdamW]
+) -> Tensors:
+    """AdamW's state of what trained, and of what rested as it came."""
+    kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
+    for optimizer in optimizers.values():
+        kept.update(optimizer.moments())
+    return kept
 
 
 def _remaining(phases: Sequence[Phase], num_done: int) -> Iterator[tuple[Phase, int]]:

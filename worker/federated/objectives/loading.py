@@ -1,7 +1,7 @@
 """A base model together with what it is trained for, chosen by its family and its task."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -9,6 +9,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.enums import TaskKind
@@ -21,8 +23,8 @@ from worker.federated.base_models import (
     load_tokenizer,
     load_weights,
 )
-from worker.federated.errors import UnsupportedModelError
-from worker.federated.objectives.causal import CausalObjective
+from worker.federated.errors import InvalidConfigError, UnsupportedModelError
+from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.classification import (
     HeadObjective,
     Inputs,
@@ -35,8 +37,6 @@ from worker.federated.placement import Placement
 from worker.federated.roles import family_of
 from worker.federated.tasks.images import ImageInputs, Preprocessing
 from worker.federated.types import ClientData
-
-_PREPROCESSOR = "preprocessor_config.json"
 
 
 def load_for_task(
@@ -76,9 +76,7 @@ def load_for_task(
             quantization=training.quantization,
             device_map=training.device_map,
         )
-        return model, CausalObjective(
-            tokenizer, data.task, training.max_length, training.max_eval_examples
-        )
+        return model, answer_objective(tokenizer, data, training)
     placement = Placement(device, dtype, training.quantization, training.device_map)
     wanted = TaskKind.IMAGE_CLASSIFICATION if family.reads == "image" else TaskKind.CLASSIFICATION
     if data.task is not wanted:
@@ -125,18 +123,25 @@ def load_classifier(
     start_head(model, missing)
     inputs: Inputs
     if reads_images:
-        inputs = ImageInputs(_preprocessing(model, source), image_folder)
+        inputs = ImageInputs(_preprocessing(model, ref, source), image_folder)
     else:
         inputs = TextInputs(load_tokenizer(ref, source), training.max_length)
     limit = training.max_eval_examples
     return model, HeadObjective(model, inputs, labels, max_eval_examples=limit)
 
 
-def _preprocessing(model: PreTrainedModel, source: str) -> Preprocessing:
-    """What the checkpoint says about its pictures; half and half where it says nothing."""
+def _preprocessing(model: PreTrainedModel, ref: BaseModelRef, source: str) -> Preprocessing:
+    """What the checkpoint says about its pictures; half and half where a folder says nothing."""
     size, patch = model.config.image_size, model.config.patch_size
-    file = Path(source) / _PREPROCESSOR
-    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    stated: dict[str, Any] = {}
+    if ref.source == "hub" or (Path(source) / IMAGE_PROCESSOR_NAME).is_file():
+        try:
+            stated, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        except OSError as error:
+            raise InvalidConfigError(
+                f"Base model {ref.id!r} does not say how it wants its pictures: {error} Download "
+                f"it, and put a {IMAGE_PROCESSOR_NAME} into its folder if it has none."
+            ) from error
     plain = Preprocessing(size, patch)
     return Preprocessing(
         size,

@@ -1,5 +1,6 @@
 """Pictures from folders and built-in digits, and image models that learn them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,20 @@ def test_vit_and_deit_learn_in_one_federation_and_stock_peft_loads_them(
     with torch.no_grad():
         answers = loaded(pixel_values=batch["pixel_values"]).logits.argmax(-1).tolist()
     assert answers == [["blue", "red"].index(example.answer) for example in colours.test]
+
+
+def test_preprocessing_is_read_from_the_checkpoint(tmp_path: Path) -> None:
+    ref = saved_model("vit", tmp_path)
+    digits = handwritten_digits(seed=0, num_train=20, num_validation=1, num_test=20)
+
+    def brightest() -> float:
+        _, objective = load_for_task(ref, digits, training(), device=CPU, dtype=torch.float32)
+        return float(objective.collate(objective.encode(digits.train))["pixel_values"].max())
+
+    assert brightest() == pytest.approx(1.0, abs=0.02), "0.5 and 0.5 where nothing is said"
+    stated = {"image_mean": [0.0] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    assert brightest() == pytest.approx(4.0, abs=0.05)
 
 
 def test_image_models_do_pictures_only(tmp_path: Path) -> None:
