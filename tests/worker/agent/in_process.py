@@ -19,7 +19,7 @@ from worker.platform import Platform
 
 
 class InProcess(httpx.BaseTransport):
-    """Hands requests to the application; those whose path ends in a word of `dead` meet a dead line."""
+    """Hands requests to the application; paths that end in a word of `dead` fail."""
 
     def __init__(self, http: TestClient) -> None:
         self._http = http
