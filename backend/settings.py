@@ -55,6 +55,9 @@ class Settings(BaseSettings):
         30.0, gt=0, description="an attempt without a heartbeat for this long is given up"
     )
     max_attempts: int = Field(3, ge=1, description="tries at one client update before it fails")
+    remote_wait_hours: float = Field(
+        72.0, gt=0, description="a run fails when a remote client's agent asks for no work so long"
+    )
     sweep_interval_seconds: float = Field(2.0, gt=0)
     torch_threads: int = Field(1, ge=1, description="per training worker")
     ready_file: Path | None = Field(

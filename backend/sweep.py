@@ -18,6 +18,7 @@ from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.db.session import SessionFactory, create_database_engine, create_session_factory
 from backend.jobs import commit_and_enqueue
 from backend.leases import expire
+from backend.lifecycle import fail_run
 from backend.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
             jobs = expire(session, client_update_id, settings.max_attempts)
             commit_and_enqueue(session, *jobs)
             sent += len(jobs)
+    _fail_abandoned_runs(session_factory, settings.remote_wait_hours)
     with session_factory() as session:
         jobs = [
             *_lost_client_updates(session, patience),
@@ -88,6 +90,30 @@ def _lost_client_updates(session: Session, patience: timedelta) -> list[Job]:
     for row in rows:
         row.enqueued_at = func.now()
     return [RunClientUpdate(client_update_id=row.id) for row in rows]
+
+
+def _fail_abandoned_runs(session_factory: SessionFactory, hours: float) -> None:
+    """Ends runs that wait for a remote client whose agent does not come, each by itself."""
+    with session_factory() as session:
+        abandoned = session.execute(
+            select(Round.run_id, Client.name)
+            .join(ClientUpdate, ClientUpdate.round_id == Round.id)
+            .join(Client, ClientUpdate.client_id == Client.id)
+            .where(
+                ClientUpdate.status == UpdateStatus.PENDING,
+                Client.execution == Execution.REMOTE,
+                ClientUpdate.enqueued_at < func.now() - timedelta(hours=hours),
+            )
+        ).all()
+    for run_id, name in abandoned:
+        with session_factory() as session:
+            fail_run(
+                session,
+                run_id,
+                f"The agent of {name} asked for no work in {hours:g} hours. Start it with "
+                "`python -m worker.agent run`, then start a new run.",
+            )
+            session.commit()
 
 
 def _lost_aggregations(session: Session, patience: timedelta) -> list[Job]:

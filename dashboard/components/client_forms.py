@@ -10,6 +10,7 @@ from backend.api_client.errors import ApiError, UnauthenticatedError
 from backend.contracts.base_models import BaseModelInfo
 from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskInfo
+from backend.contracts.enums import Execution
 from dashboard.components.formatting import escape
 from dashboard.components.labels import dataset_text, split_text
 
@@ -52,7 +53,8 @@ def add_builtin_client(api: ApiClient) -> None:
 
 def upload_dataset(api: ApiClient, clients: Sequence[Client]) -> None:
     """Replace a client's rows by a file of JSON lines."""
-    if not clients:
+    managed = [client for client in clients if client.execution is Execution.MANAGED]
+    if not managed:
         st.caption("Register a client first; then its data can be uploaded here.")
         return
     st.markdown(
@@ -65,7 +67,7 @@ def upload_dataset(api: ApiClient, clients: Sequence[Client]) -> None:
         language="json",
     )
     client = st.selectbox(
-        "Client", clients, format_func=lambda item: item.name, key="upload.client"
+        "Client", managed, format_func=lambda item: item.name, key="upload.client"
     )
     st.caption(
         escape(f"Now: {dataset_text(client.dataset)}; rows: {split_text(client.dataset)}")

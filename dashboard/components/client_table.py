@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from backend.contracts.clients import Client
+from backend.contracts.enums import Execution
 from dashboard.components.formatting import ago_text
 from dashboard.components.labels import TASK_WORDS, dataset_text, split_text
 from dashboard.components.server_clock import now
@@ -35,8 +36,8 @@ def client_table(clients: Sequence[Client]) -> None:
                     f"{client.architecture.hidden_size}",
                     "Rank": client.lora_rank,
                     "Task": TASK_WORDS[client.task],
-                    "Data": dataset_text(client.dataset),
-                    "Rows": split_text(client.dataset),
+                    "Data": _data_text(client),
+                    "Rows": _rows_text(client),
                     "Trains": client.execution.value,
                     "Last seen": ago_text(client.last_seen_at, moment),
                 }
@@ -46,3 +47,15 @@ def client_table(clients: Sequence[Client]) -> None:
         hide_index=True,
         column_config=_COLUMNS,
     )
+
+
+def _data_text(client: Client) -> str:
+    if client.execution is Execution.REMOTE:
+        return "on its own premises"
+    return dataset_text(client.dataset)
+
+
+def _rows_text(client: Client) -> str:
+    if client.num_examples is not None:
+        return f"{client.num_examples:,} / – / –"
+    return split_text(client.dataset)

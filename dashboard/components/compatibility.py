@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.contracts.clients import Client
+from backend.contracts.enums import Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def smallest_global_rank(clients: Sequence[Client]) -> int:
 
 
 def _concern(client: Client, global_rank: int) -> str | None:
-    if client.dataset is None:
+    if client.dataset is None and client.execution is Execution.MANAGED:
         return f"{client.name} has no data set yet: upload one on the Clients page."
     if client.lora_rank > global_rank:
         return (

@@ -5,7 +5,6 @@ Only outbound calls, and over TLS unless the platform is on the same machine.
 
 import logging
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -124,7 +123,9 @@ def run(
         Path, typer.Option(help="Folder for private factors and adapters. Keep it between rounds.")
     ],
     threads: Annotated[int, typer.Option(min=1, help="CPU cores that training may use.")] = 1,
-    name: Annotated[str, typer.Option(help="Of this machine, for the run page.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Of this agent, as the run page shows it to everybody.")
+    ] = "agent",
     allow_http: PlainHttp = False,
 ) -> None:
     """Train for the client whenever a run asks, until Ctrl-C."""
@@ -140,7 +141,7 @@ def run(
             premises = open_premises(model, data, client.task)
             agent = Agent(
                 api=api,
-                name=name or platform.node() or "agent",
+                name=name,
                 spec=premises.spec(client),
                 premises=premises,
                 store=StateFolder(state, client.id),
