@@ -43,7 +43,7 @@ from worker.devices import training_device, weights_dtype
 from worker.federated import types
 from worker.federated.base_models import load_base_model
 from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
-from worker.federated.objectives.causal import CausalObjective
+from worker.federated.objectives.answers import answer_objective
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.tasks.loading import load_dataset
@@ -237,9 +237,7 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
         client=types.LocalClient(
             spec=describe_client(row),
             model=model,
-            objective=CausalObjective(
-                tokenizer, row.task, training.max_length, training.max_eval_examples
-            ),
+            objective=answer_objective(tokenizer, data, training),
             data=data,
             training=training,
             private=private,

@@ -42,6 +42,13 @@ class TrainingConfig(BaseModel):
     max_length: int = Field(
         256, ge=8, le=1_000_000, title="Maximum length (tokens)", description="Prompt and answer."
     )
+    answer_loss: Literal["tokens", "labels"] = Field(
+        "tokens",
+        title="Loss on answers",
+        description="tokens: every token of the right answer, over the whole vocabulary. labels: "
+        "the right one of the possible answers, where a task has such (choice, classification); "
+        "learns more from few examples.",
+    )
     lora_dropout: float = Field(0.0, ge=0, lt=1, title="LoRA dropout")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", title="Precision", description="auto: bf16 where a GPU supports it, else fp32."

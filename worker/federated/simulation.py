@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import InvalidConfigError
-from worker.federated.objectives.causal import CausalObjective
+from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.strategies.registry import build_strategy
@@ -64,9 +64,7 @@ class SimulatedClient:
             return self.bind_objective(model or self.model, training)
         if self.make_objective is not None:
             return self.make_objective(training)
-        return CausalObjective(
-            self.tokenizer, self.data.task, training.max_length, training.max_eval_examples
-        )
+        return answer_objective(self.tokenizer, self.data, training)
 
     def spec(self) -> ClientSpec:
         """What the server may know of it."""

@@ -34,11 +34,6 @@ class BuiltinMember(_Part):
     model: BuiltinModelName
     task: BuiltinTaskName
     rank: int = Field(ge=1)
-    objective: Literal["answers", "labels"] = Field(
-        "answers",
-        description="answers: all answer tokens over the whole vocabulary. labels: the right one "
-        "of the possible answers.",
-    )
 
 
 Member = Annotated[EncoderMember | BuiltinMember, Field(discriminator="kind")]

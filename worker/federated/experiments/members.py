@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -20,7 +20,6 @@ from worker.federated.encoders import load_encoder
 from worker.federated.errors import InvalidConfigError
 from worker.federated.experiments.config import BuiltinMember, EncoderMember, Member, Setting
 from worker.federated.objectives.encoder import EncoderSettings, pair_objective, text_objective
-from worker.federated.objectives.labels import LabelObjective
 from worker.federated.objectives.objective import Objective
 from worker.federated.simulation import SimulatedClient
 from worker.federated.tasks.generators import generate
@@ -124,26 +123,7 @@ def _builtin_client(
         validation=tuple(row for row in own if row.split == "validation"),
         test=tuple(row for row in common if row.split == "test"),
     )
-    client = SimulatedClient(client_id, model, tokenizer, data, member.rank, float(member.rank))
-    if member.objective == "answers":
-        return client
-    labels = sorted({row.answer for row in [*own, *common]})
-    return replace(client, make_objective=partial(_label_objective, tokenizer, data.task, labels))
-
-
-def _label_objective(
-    tokenizer: PreTrainedTokenizerBase,
-    task: TaskKind,
-    labels: Sequence[str],
-    training: TrainingConfig,
-) -> Objective:
-    return LabelObjective(
-        tokenizer,
-        task,
-        labels,
-        max_length=training.max_length,
-        max_eval_examples=training.max_eval_examples,
-    )
+    return SimulatedClient(client_id, model, tokenizer, data, member.rank, float(member.rank))
 
 
 def _encoder_client(

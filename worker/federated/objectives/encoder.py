@@ -75,7 +75,7 @@ class EncoderObjective:
         head: Mapping[str, nn.Parameter],
         settings: EncoderSettings,
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._labels = list(labels)
         self._head = dict(head)
         self._settings = settings
@@ -101,7 +101,7 @@ class EncoderObjective:
     def collate(self, rows: Sequence[Row]) -> Batch:
         """`input_ids` and `attention_mask` of all texts, pairs next to each other, and `labels`."""
         texts = [text for row in rows for text in row.texts]
-        batch = tokenize(self._tokenizer, texts, self._settings.max_length)
+        batch = tokenize(self.tokenizer, texts, self._settings.max_length)
         return {**batch, "labels": torch.tensor([row.label for row in rows])}
 
     def targets(self, batch: Batch) -> torch.Tensor:

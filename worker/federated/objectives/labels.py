@@ -57,7 +57,7 @@ class LabelObjective:
         max_length: int,
         max_eval_examples: int | None = None,
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._task = task
         self._labels = list(labels)
         self._max_length = max_length
@@ -83,7 +83,7 @@ class LabelObjective:
         Raises:
             InvalidConfigError: an answer is none of the labels.
         """
-        prompts = encode_prompts(self._tokenizer, self._task, examples, self._max_length)
+        prompts = encode_prompts(self.tokenizer, self._task, examples, self._max_length)
         return [
             Row(tuple(prompt), class_of(example, self._labels))
             for prompt, example in zip(prompts, examples, strict=True)
@@ -96,7 +96,7 @@ class LabelObjective:
         """
         ids, mask = pad_left(
             [row.prompt + read for row in rows for read in self._read],
-            padding_id(self._tokenizer),
+            padding_id(self.tokenizer),
             torch.device("cpu"),
         )
         labels = torch.tensor([row.label for row in rows])

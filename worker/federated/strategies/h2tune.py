@@ -55,6 +55,7 @@ from worker.federated.errors import InvalidConfigError
 from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
+from worker.federated.strategies.h2tune_gauge import can_be_probed, client_factors, federation_codes
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
 from worker.federated.training import train
@@ -118,6 +119,15 @@ class H2Tune:
             except InvalidConfigError as error:
                 refusals.append(Refusal(client.client_id, f"Client {client.name!r}: {error}"))
                 continue
+            if self.params.gauge == "probe" and not can_be_probed(client.task):
+                refusals.append(
+                    Refusal(
+                        client.client_id,
+                        f"Client {client.name!r} has a task of kind {client.task.value!r}, for "
+                        "which there are no public prompts, and gauge is 'probe': choose "
+                        "another gauge.",
+                    )
+                )
             if self.params.alignment_init == "identity" and num_layers != federation.num_slots:
                 refusals.append(
                     Refusal(
@@ -134,7 +144,7 @@ class H2Tune:
         rank = federation.global_rank
         scale = 0.0 if self.params.gauge == "probe" else START_NORM / rank**0.5
         roles = sorted({role for client in federation.clients for role in client.modules})
-        return ServerState(
+        state = ServerState(
             tensors={
                 f"slots/{role}": torch.randn(
                     federation.num_slots, rank, rank, generator=generator(seed, "slots", role)
@@ -143,6 +153,13 @@ class H2Tune:
                 for role in roles
             },
             meta={"seed": seed},
+        )
+        if self.params.gauge != "probe":
+            return state
+        kinds = sorted({client.task.value for client in federation.clients})
+        return ServerState(
+            tensors={**state.tensors, "codes": federation_codes(federation)},
+            meta={**state.meta, "probe_kinds": kinds},
         )
 
     def configure_round(
@@ -160,8 +177,12 @@ class H2Tune:
                 seed=state.meta["seed"],
                 global_rank=federation.global_rank,
                 num_slots=federation.num_slots,
-                tensors=self._slots(state, federation, client, {} if learns_mask else masks),
+                tensors={
+                    **self._slots(state, federation, client, {} if learns_mask else masks),
+                    **({} if masks else self._codes(state)),
+                },
                 settings={
+                    "probe_kinds": state.meta.get("probe_kinds", []),
                     "train_mask": learns_mask,
                     "send_mask": learns_mask or not masks,
                     "joint": round_number <= self.params.joint_rounds,
@@ -252,6 +273,9 @@ class H2Tune:
             self.params.layout, client.lora_rank, global_rank, self.params.sparsity
         )
 
+    def _codes(self, state: ServerState) -> Tensors:
+        return {"codes": state.tensors["codes"]} if "codes" in state.tensors else {}
+
     def _slots(
         self, state: ServerState, federation: FederationSpec, client: ClientSpec, masks: Tensors
     ) -> Tensors:
@@ -270,14 +294,12 @@ class H2Tune:
 
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
         client.on_progress(Progress("loading", 0, 1))
+        private = client.private
+        if self.params.gauge == "probe" and not take("factors", private):
+            private = {**(private or {}), **client_factors(plan, client)}
         braid = ClientModel(self.params, plan, client)
         origin = f"the store of client {plan.client_id!r}"
-        if self.params.gauge == "probe" and not take("factors", client.private):
-            raise InvalidConfigError(
-                f"gauge is 'probe' but client {plan.client_id!r} brings no factors: fit them to "
-                "public texts with worker/federated/gauge.py, or choose another gauge."
-            )
-        braid.load_private(client.private, origin)
+        braid.load_private(private, origin)
         load_head(client, origin)
         braid.load_plan(plan)
         return braid

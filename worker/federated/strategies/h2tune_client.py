@@ -149,7 +149,8 @@ class ClientModel:
         if masks:
             held_only = TensorSpec((stack.num_slots, geometry.num_kept))
             expected = {f"values/{role}": held_only for role in stack.roles}
-        matrices = {name: t for name, t in plan.tensors.items() if not name.startswith("mask/")}
+        others = {name for name in plan.tensors if name.startswith("mask/")} | {"codes"}
+        matrices = {name: t for name, t in plan.tensors.items() if name not in others}
         require_tensors(matrices, expected, origin)
         if masks and masks.keys() != set(stack.roles):
             raise InvalidUpdateError(
