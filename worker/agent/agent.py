@@ -19,7 +19,7 @@ from worker.devices import training_device, weights_dtype
 from worker.federated.base_models import load_base_model
 from worker.federated.checkpoint import Checkpointing
 from worker.federated.errors import WireError
-from worker.federated.objectives.causal import CausalObjective
+from worker.federated.objectives.answers import answer_objective
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Metrics, Tensors
 from worker.federated.wire import decode_plan, encode_update
@@ -143,9 +143,7 @@ class Agent:
         return LocalClient(
             spec=self.spec,
             model=model,
-            objective=CausalObjective(
-                tokenizer, self.spec.task, training.max_length, training.max_eval_examples
-            ),
+            objective=answer_objective(tokenizer, self.premises.data, training),
             data=self.premises.data,
             training=training,
             private=self._private(work),
