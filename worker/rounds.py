@@ -41,9 +41,8 @@ from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.devices import training_device, weights_dtype
 from worker.federated import types
-from worker.federated.base_models import load_base_model
 from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
-from worker.federated.objectives.answers import answer_objective
+from worker.federated.objectives.loading import load_for_task
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.tasks.loading import load_dataset
@@ -218,17 +217,19 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
         )
     if row.dataset is None:
         raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
-    device = training_device()
     training = TrainingConfig.model_validate(run.training)
-    model, tokenizer = load_base_model(
-        BaseModelRef.model_validate(row.base_model),
-        device=device,
-        dtype=weights_dtype(training.precision, device),
-    )
     data = load_dataset(
         _DATASET.validate_python(row.dataset),
         row.task,
         partial(artifacts.open_dataset, platform),
+    )
+    device = training_device()
+    model, objective = load_for_task(
+        BaseModelRef.model_validate(row.base_model),
+        data,
+        training,
+        device=device,
+        dtype=weights_dtype(training.precision, device),
     )
     private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
     return _Work(
@@ -237,7 +238,7 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
         client=types.LocalClient(
             spec=describe_client(row),
             model=model,
-            objective=answer_objective(tokenizer, data, training),
+            objective=objective,
             data=data,
             training=training,
             private=private,

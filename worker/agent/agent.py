@@ -16,10 +16,9 @@ from worker.agent.patience import patiently
 from worker.agent.premises import Premises
 from worker.agent.store import Done, StateFolder
 from worker.devices import training_device, weights_dtype
-from worker.federated.base_models import load_base_model
 from worker.federated.checkpoint import Checkpointing
 from worker.federated.errors import WireError
-from worker.federated.objectives.answers import answer_objective
+from worker.federated.objectives.loading import load_for_task
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Metrics, Tensors
 from worker.federated.wire import decode_plan, encode_update
@@ -137,13 +136,17 @@ class Agent:
     def _local_client(self, work: Work, attempt: LeasedAttempt) -> LocalClient:
         training = work.training
         device = training_device()
-        model, tokenizer = load_base_model(
-            self.premises.model, device=device, dtype=weights_dtype(training.precision, device)
+        model, objective = load_for_task(
+            self.premises.model,
+            self.premises.data,
+            training,
+            device=device,
+            dtype=weights_dtype(training.precision, device),
         )
         return LocalClient(
             spec=self.spec,
             model=model,
-            objective=answer_objective(tokenizer, self.premises.data, training),
+            objective=objective,
             data=self.premises.data,
             training=training,
             private=self._private(work),
