@@ -36,8 +36,11 @@ HELD_OUT_TEXTS = 1_000
 MAX_POSITIONS = 512
 BATCH_TEXTS = 24
 BATCHES_PER_POOL = 32
-CONTEXT_WEIGHT = 0.1
+CONTEXT_WEIGHT = 0.2
 WARMUP_STEPS = 50
+MATRIX_LEARNING_RATE = 1e-2
+OTHER_LEARNING_RATE = 2e-3
+INITIALIZER_RANGE = 0.06  # the usual 0.02 is for widths in the thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,6 @@ class Recipe:
     vocab_size: int
     seed: int
     steps: int
-    peak_learning_rate: float
 
 
 RECIPES: dict[BuiltinModelName, Recipe] = {
@@ -75,8 +77,7 @@ RECIPES: dict[BuiltinModelName, Recipe] = {
         },
         vocab_size=832,
         seed=1,
-        steps=2400,
-        peak_learning_rate=2e-3,
+        steps=3500,
     ),
     BuiltinModelName.TINY_GEMMA: Recipe(
         GemmaForCausalLM,
@@ -91,8 +92,7 @@ RECIPES: dict[BuiltinModelName, Recipe] = {
         },
         vocab_size=768,
         seed=2,
-        steps=2400,
-        peak_learning_rate=2e-3,
+        steps=3500,
     ),
     BuiltinModelName.TINY_QWEN2: Recipe(
         Qwen2ForCausalLM,
@@ -106,8 +106,7 @@ RECIPES: dict[BuiltinModelName, Recipe] = {
         },
         vocab_size=896,
         seed=3,
-        steps=2400,
-        peak_learning_rate=2e-3,
+        steps=3500,
     ),
 }
 
@@ -164,6 +163,7 @@ def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrained
     config = recipe.new_config(
         vocab_size=recipe.vocab_size,
         max_position_embeddings=MAX_POSITIONS,
+        initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -174,25 +174,36 @@ def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrained
 
 
 def _train(model: PreTrainedModel, batches: Iterator[Batch], recipe: Recipe) -> None:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.peak_learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimizers = _optimizers(model)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, recipe.steps))
+        for optimizer in optimizers
+    ]
     model.train()
     for step, batch in enumerate(islice(batches, recipe.steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.peak_learning_rate * _schedule(step, recipe.steps)
         loss = _weighted_loss(model, batch, CONTEXT_WEIGHT)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
         if step % 500 == 0:
             print(f"step {step}: loss {loss.item():.3f}", flush=True)
     model.train(False)
+
+
+def _optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers: it learns copying in half the steps of AdamW."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inner = parameter.ndim == 2 and "embed" not in name
+        (matrices if inner else others).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=OTHER_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def _schedule(step: int, steps: int) -> float:

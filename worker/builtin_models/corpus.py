@@ -114,14 +114,32 @@ def _outcome_list(rng: Random) -> Text:
 def _lookup(rng: Random) -> Text:
     """A list of numbers or things, read in both directions."""
     count = rng.randint(2, 5)
-    entries = rng.sample(OBJECTS, count) if rng.random() < 0.5 else _numbers(rng, count)
+    entries = rng.sample(OBJECTS, count) if rng.random() < 0.4 else _numbers(rng, count)
     listing = _Listing(tuple(entries))
-    asked = rng.sample(entries, count)
+    asked = rng.choices(entries, k=4)  # with repetition, so that elimination does not help
     if rng.random() < 0.3:
         found = [f" {listing.letter_of(entry)} is {entry}." for entry in asked]
     else:
         found = [f" {entry} is {listing.letter_of(entry)}." for entry in asked]
     return Text(f"{listing}.", "".join(found))
+
+
+def _repetition(rng: Random) -> Text:
+    """The same words and numbers twice: the quickest way to learn copying."""
+    items = [rng.choice((*OBJECTS, *NAMES, *_numbers(rng, 20))) for _ in range(rng.randint(3, 8))]
+    return Text(f"First: {' '.join(items)}.", f" Again: {' '.join(items)}.")
+
+
+def _neighbours(rng: Random) -> Text:
+    """What stands before and after an entry of a list."""
+    entries = rng.sample((*OBJECTS, *NAMES), rng.randint(3, 6))
+    found = []
+    for place in rng.choices(range(len(entries) - 1), k=3):
+        before, after = entries[place : place + 2]
+        found.append(
+            rng.choice((f" After {before} comes {after}.", f" Before {after} comes {before}."))
+        )
+    return Text(f"{', '.join(entries)}.", "".join(found))
 
 
 def _fact_lookup(rng: Random) -> Text:
@@ -233,12 +251,14 @@ def _misc(rng: Random) -> Text:
 
 
 _KINDS: dict[Callable[[Random], Text], float] = {
-    _fact: 0.1,
-    _outcome: 0.24,
-    _expression: 0.1,
-    _outcome_list: 0.17,
-    _lookup: 0.22,
+    _fact: 0.09,
+    _outcome: 0.2,
+    _expression: 0.08,
+    _outcome_list: 0.15,
+    _lookup: 0.17,
     _fact_lookup: 0.05,
+    _repetition: 0.07,
+    _neighbours: 0.07,
     _tendency: 0.03,
     _felt: 0.05,
     _plain_deed: 0.01,
