@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from backend.contracts.datasets import SPLITS, BuiltinDataset, BuiltinTaskName, Example, Split
 from worker.federated.tasks.feelings import draw_scene
 from worker.federated.tasks.partition import split_of
-from worker.federated.tasks.stories import MAX_RESULT, Problem, compute, draw_problem
+from worker.federated.tasks.stories import MAX_RESULT, Problem, draw_problem
 
 NUM_OPTIONS = 4
 
@@ -91,14 +91,15 @@ def _choice(rng: Random, split: Split, count: int) -> Iterator[Example]:
 
 
 def _options(rng: Random, problem: Problem) -> list[str]:
-    """The right number among wrong ones, of which one comes from the opposite operation."""
+    """Difference, sum and product of the story's numbers and one more, in ascending order.
+
+    Every letter can be right, and the wrong numbers are those that a wrong operation gives.
+    """
     left, right = problem.left, problem.right
-    opposite = abs(compute(left, "+" if problem.operation != "+" else "-", right))
-    others = [n for n in range(MAX_RESULT + 1) if n not in (problem.result, opposite)]
-    numbers = [problem.result, opposite] if opposite != problem.result else [problem.result]
-    numbers += rng.sample(others, NUM_OPTIONS - len(numbers))
-    rng.shuffle(numbers)
-    return [str(number) for number in numbers]
+    numbers = {problem.result, abs(left - right), left + right, left * right}
+    others = [number for number in range(MAX_RESULT + 1) if number not in numbers]
+    numbers.update(rng.sample(others, NUM_OPTIONS - len(numbers)))
+    return [str(number) for number in sorted(numbers)]
 
 
 def _classification(rng: Random, split: Split, count: int) -> Iterator[Example]:

@@ -1,5 +1,6 @@
 import ast
 import hashlib
+import re
 from collections import Counter
 
 import pytest
@@ -16,7 +17,7 @@ ARITHMETIC = [name for name in BuiltinTaskName if name != BuiltinTaskName.STORY_
 
 DIGESTS = {
     BuiltinTaskName.ARITHMETIC_FILL_IN: "d49e82925893",
-    BuiltinTaskName.ARITHMETIC_CHOICE: "8c9efe2e6cb8",
+    BuiltinTaskName.ARITHMETIC_CHOICE: "62c8d9c5b524",
     BuiltinTaskName.ARITHMETIC_PROGRAM: "70c97c2b3818",
     BuiltinTaskName.STORY_CLASSIFICATION: "db1fc430efef",
 }
@@ -131,7 +132,7 @@ def test_every_answer_is_the_solution_of_its_story(task):
     assert len(results) > 15
 
 
-def test_letters_and_labels_are_balanced():
+def test_labels_are_balanced_and_every_letter_is_sometimes_right():
     letters = Counter(
         r.answer for r in rows(BuiltinTaskName.ARITHMETIC_CHOICE, "train", num_train=2000)
     )
@@ -141,7 +142,17 @@ def test_letters_and_labels_are_balanced():
     assert set(letters) == set("ABCD")
     assert set(labels) == set(FEELINGS)
     # Binomial(2000, 1/4): standard deviation 19.
-    assert all(abs(count - 500) < 100 for count in [*letters.values(), *labels.values()])
+    assert all(abs(count - 500) < 100 for count in labels.values())
+    assert max(letters.values()) < 800
+    assert min(letters.values()) > 100
+
+
+def test_options_ascend_and_hold_what_a_wrong_operation_gives():
+    for row in rows(BuiltinTaskName.ARITHMETIC_CHOICE):
+        options = [int(option) for option in row.options]
+        left, right = map(int, re.findall(r"\d+", row.question))
+        assert options == sorted(options)
+        assert {abs(left - right), left + right, left * right} <= set(options)
 
 
 def test_every_task_has_a_generator():
