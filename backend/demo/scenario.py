@@ -29,7 +29,9 @@ def _member(
 
 MEMBERS = (
     _member("north-clinic", BuiltinModelName.TINY_LLAMA, 4, BuiltinTaskName.ARITHMETIC_FILL_IN, 1),
-    _member("east-hospital", BuiltinModelName.TINY_GEMMA, 8, BuiltinTaskName.ARITHMETIC_CHOICE, 2),
+    _member(
+        "east-hospital", BuiltinModelName.TINY_GEMMA, 8, BuiltinTaskName.STORY_CLASSIFICATION, 2
+    ),
     _member("south-lab", BuiltinModelName.TINY_QWEN2, 16, BuiltinTaskName.ARITHMETIC_PROGRAM, 3),
 )
 

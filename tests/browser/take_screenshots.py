@@ -73,7 +73,10 @@ def _photograph(page: Page, url: str, path: Path, height: int) -> None:
     page.set_viewport_size({"width": 1360, "height": height})  # pages scroll within themselves
     page.goto(url)
     expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=60_000)
-    page.wait_for_timeout(6_000)  # charts fade in
+    page.wait_for_timeout(3_000)
+    skeletons = page.get_by_test_id("stSkeleton")
+    expect(skeletons).to_have_count(0, timeout=60_000)  # charts are there
+    page.wait_for_timeout(2_000)  # and have faded in
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)
 

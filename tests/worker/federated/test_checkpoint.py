@@ -92,9 +92,7 @@ def test_a_state_of_another_round_is_refused() -> None:
     params = STRATEGIES["local_only"]
     first = one_round(params, Checkpointing(), None, 1).private
     state = interrupted_at(3, params, first)
-    with pytest.raises(
-        InvalidConfigError, match=r"another round.*start the round again"
-    ):
+    with pytest.raises(InvalidConfigError, match=r"another round.*start the round again"):
         one_round(params, Checkpointing(resume_from=state), None, 3)
     with pytest.raises(InvalidConfigError, match="belongs to another"):
         one_round(params, Checkpointing(resume_from={}), first, 2)
