@@ -69,7 +69,7 @@ def test_long_prompt_loses_its_beginning_but_never_its_answer():
 
 def test_evaluation_prompt_is_the_training_prompt():
     rows = [example(), example("Which?", "B", options=["3", "4"])]
-    for task in TaskKind:
+    for task in set(TaskKind) - {TaskKind.IMAGE_CLASSIFICATION}:  # pictures have no prompt
         trained = encode_examples(character_tokenizer(), task, rows, 99)
         asked = encode_prompts(character_tokenizer(), task, rows, 99)
         for whole, prompt in zip(trained, asked, strict=True):
