@@ -43,7 +43,7 @@ def test_three_clients_that_differ_in_everything(api: ApiClient) -> None:
     assert federation.global_rank == GLOBAL_RANK
     seen = [(c.name, c.architecture.family, c.lora_rank, c.task) for c in federation.clients]
     assert sorted(seen) == [
-        ("east-hospital", "gemma", 8, TaskKind.CHOICE),
+        ("east-hospital", "gemma", 8, TaskKind.CLASSIFICATION),
         ("north-clinic", "llama", 4, TaskKind.FILL_IN),
         ("south-lab", "qwen2", 16, TaskKind.PROGRAM),
     ]
