@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
@@ -18,6 +18,7 @@ from worker.federated.base_models import (
 from worker.federated.tasks.encoding import encode_examples, pad_left
 from worker.federated.tasks.feelings import EVENTS
 from worker.federated.tasks.generators import generate
+from worker.federated.tasks.prompts import build_prompt
 from worker.federated.tasks.stories import NAMES
 
 CPU = torch.device("cpu")
@@ -85,6 +86,18 @@ def test_tokenizer_splits_digits_and_reads_any_text(name):
         assert tokenizer.decode(ids[1:]) == text
     specials = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     assert len(specials) == 3
+
+
+@pytest.mark.parametrize("name", BuiltinModelName)
+def test_tokenizer_loads_as_it_was_trained_and_fits_the_model(name):
+    # Some families bring a tokenizer class of their own, which may split or add tokens otherwise.
+    loaded = AutoTokenizer.from_pretrained(builtin_model_folder(name))
+    stored = PreTrainedTokenizerFast.from_pretrained(builtin_model_folder(name))
+    assert loaded.get_vocab() == stored.get_vocab()
+    for task in BuiltinTaskName:
+        rows = generate(BuiltinDataset(task=task))
+        prompts = [build_prompt(BUILTIN_TASK_KINDS[task], row) for row in rows]
+        assert loaded(prompts)["input_ids"] == stored(prompts)["input_ids"]
 
 
 @pytest.mark.parametrize("name", BuiltinModelName)

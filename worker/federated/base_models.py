@@ -52,7 +52,7 @@ def load_base_model(
         InvalidConfigError: the name is unknown, files are missing, the hub did not give them, or
             this machine cannot place the weights as asked.
         UnsupportedModelError: the model is no causal language model that transformers knows, or
-            its weights do not fill its architecture.
+            its weights do not fill its architecture or know fewer tokens than its tokenizer.
     """
     source = find_checkpoint(ref, companions=TOKENIZER)
     placement = Placement(device, dtype, quantization, device_map)
@@ -62,7 +62,16 @@ def load_base_model(
             f"Base model {ref.id!r} lacks weights that its config.json promises, such as "
             f"{missing[0]} ({len(missing)} in all). Use the files of one complete checkpoint."
         )
-    return model, load_tokenizer(ref, source)
+    tokenizer = load_tokenizer(ref, source)
+    embeddings: Any = model.get_input_embeddings()
+    num_embeddings = embeddings.weight.shape[0]
+    if len(tokenizer) > num_embeddings:
+        raise UnsupportedModelError(
+            f"The tokenizer of base model {ref.id!r} has {len(tokenizer)} tokens, its weights know "
+            f"{num_embeddings}. Use the tokenizer that belongs to the model, or resize its "
+            "embeddings and save it again."
+        )
+    return model, tokenizer
 
 
 def load_weights(

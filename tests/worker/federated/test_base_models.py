@@ -3,7 +3,7 @@ import json
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from worker.federated.base_models import (
@@ -115,6 +115,14 @@ def test_weights_that_do_not_fill_the_architecture_are_refused(checkpoint):
     config["num_hidden_layers"] = 3
     (checkpoint / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="lacks weights"):
+        load("folder", checkpoint)
+
+
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(checkpoint)
+    with pytest.raises(UnsupportedModelError, match="833 tokens, its weights know 832"):
         load("folder", checkpoint)
 
 
