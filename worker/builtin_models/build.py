@@ -154,6 +154,8 @@ def _train_tokenizer(corpus: list[str], vocab_size: int) -> PreTrainedTokenizerF
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
+        # Never needed with bytes, but a family's own tokenizer class would else add one.
+        unk_token=PAD,
         model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
