@@ -23,6 +23,19 @@ class StrategyParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class GroupableParams(StrategyParams):
+    """Of strategies that add up matrices of equal shape: they may run inside groups instead."""
+
+    group_by: Literal["none", "architecture"] = Field(
+        "none",
+        title="Groups",
+        description="none: all clients share, and clients whose shapes do not fit are refused "
+        "(default). architecture: the strategy runs inside groups of clients of equal "
+        "architecture, and of equal rank where it needs that; a client alone in its group trains "
+        "alone.",
+    )
+
+
 class LocalOnlyParams(StrategyParams):
     """Plain LoRA on each client's own data; nothing is shared. The baseline to beat."""
 
@@ -217,16 +230,32 @@ _DESCRIPTIONS = {
 
 def describe_strategies() -> list[StrategyInfo]:
     """Every strategy with its parameters as JSON Schema, in the order of `StrategyName`."""
-    return [
-        StrategyInfo(
-            name=name,
-            title=title,
-            summary=(params.__doc__ or "").strip(),
-            reference=reference,
-            shares=shares,
-            capabilities=capabilities,
-            params_schema=params.model_json_schema(),
-        )
-        for name in StrategyName
-        for params, title, reference, shares, capabilities in [_DESCRIPTIONS[name]]
-    ]
+    return [info_of(name) for name in StrategyName]
+
+
+def info_of(name: StrategyName) -> StrategyInfo:
+    """One strategy with its parameters as JSON Schema."""
+    params, title, reference, shares, capabilities = _DESCRIPTIONS[name]
+    return StrategyInfo(
+        name=name,
+        title=title,
+        summary=(params.__doc__ or "").strip(),
+        reference=reference,
+        shares=shares,
+        capabilities=capabilities,
+        params_schema=params.model_json_schema(),
+    )
+
+
+def is_grouped(params: StrategyParams) -> bool:
+    """Whether the strategy runs inside groups of equal clients instead of over all of them."""
+    return isinstance(params, GroupableParams) and params.group_by != "none"
+
+
+def title_of(params: Params) -> str:
+    """The strategy for people, and how it runs: `FedIT, in groups of equal architecture`."""
+    title = _DESCRIPTIONS[params.name][1]
+    if not is_grouped(params):
+        return title
+    needs_rank = not _DESCRIPTIONS[params.name][4].rank
+    return f"{title}, in groups of equal architecture{' and rank' if needs_rank else ''}"
