@@ -94,14 +94,16 @@ _MODULES = _Trait(
 
 def participant_of(client: Client) -> Participant:
     """A client of the API, as far as its shape goes."""
-    modules = client.modules
+    modules: Shapes | None = None
+    if client.modules is not None:
+        modules = {role: (m.in_features, m.out_features) for role, m in client.modules.items()}
     return Participant(
         client_id=str(client.id),
         name=client.name,
         architecture=client.architecture,
         lora_rank=client.lora_rank,
         task=client.task,
-        modules=modules and {r: (m.in_features, m.out_features) for r, m in modules.items()},
+        modules=modules,
     )
 
 

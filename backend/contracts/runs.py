@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, computed_field
 
 from backend.contracts.common import Answer, Request
 from backend.contracts.enums import (
@@ -15,7 +15,7 @@ from backend.contracts.enums import (
     UpdateStatus,
 )
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import Params, title_of
 from backend.contracts.training import TrainingConfig
 
 
@@ -56,6 +56,12 @@ class Run(Answer):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+
+    @computed_field(description="the strategy for people, and whether it ran inside groups")
+    @property
+    def strategy_title(self) -> str:
+        """Such as `FedIT, in groups of equal architecture and rank`."""
+        return title_of(self.strategy)
 
 
 class ClientUpdate(Answer):

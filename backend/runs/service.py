@@ -1,6 +1,6 @@
 """Runs: preparing, starting and cancelling them, and what they left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -8,12 +8,15 @@ from sqlalchemy.orm import Session
 
 from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
-from backend.contracts.common import Page
+from backend.contracts.clients import Client
+from backend.contracts.common import FieldError, Page
+from backend.contracts.compatibility import participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
 from backend.contracts.runs import Adapter, Run, RunCreate
+from backend.contracts.strategies import Params
 from backend.db import models
-from backend.errors import ConflictError, NotFoundError
+from backend.errors import ConflictError, InvalidError, NotFoundError
 from backend.federations import service as federations
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
@@ -24,6 +27,7 @@ from backend.storage import BlobStore
 from backend.web.paging import fetch_page
 
 CHUNK_BYTES = 2**18
+MAX_REASONS = 10  # in the one text of an answer; its list has them all
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,10 @@ def create_run(
 
     Raises:
         NotFoundError: no such federation.
+        InvalidError: the strategy cannot serve a member together with the others.
     """
     federation = federations.get_row(session, federation_id)
+    require_compatible(request.strategy, federation.clients)
     run = models.Run(
         federation_id=federation.id,
         strategy=request.strategy.model_dump(mode="json"),
@@ -66,6 +72,26 @@ def create_run(
     )
     record_audit(session, actor, "run.create", run.id, federation_id=str(federation_id))
     return Run.model_validate(run)
+
+
+def require_compatible(strategy: Params, clients: Sequence[models.Client]) -> None:
+    """Refuses, before anything is made, a strategy that cannot serve these clients together.
+
+    Raises:
+        InvalidError: one sentence a client that does not fit, each with the remedy.
+    """
+    members = [participant_of(Client.model_validate(client)) for client in clients]
+    found = refusals(strategy, members)
+    if not found:
+        return
+    raise InvalidError(
+        " ".join(refusal.reason for refusal in found[:MAX_REASONS]),
+        code="strategy_cannot_serve",
+        errors=[
+            FieldError(field="strategy", value=strategy.name.value, message=refusal.reason)
+            for refusal in found
+        ],
+    )
 
 
 def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:

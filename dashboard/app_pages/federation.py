@@ -1,7 +1,5 @@
 """One federation: its members, its runs, another run, and how the runs compare."""
 
-from uuid import UUID
-
 import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
@@ -16,6 +14,7 @@ from dashboard.components import run_form
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import comparison_figure
 from dashboard.components.client_table import client_table
+from dashboard.components.compatibility import verdict
 from dashboard.components.delivered import reached
 from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import round_text, run_title
@@ -51,7 +50,7 @@ def main() -> None:
             icon=":material/add:",
             expanded=not runs or bool(st.session_state.get(ERRORS)),
         ):
-            _start(api, federation_id)
+            _start(api, federation)
     _comparison(api, federation, [run for run in runs if run.status is RunStatus.COMPLETED])
     st.subheader("Members")
     client_table(federation.clients)
@@ -74,18 +73,25 @@ def _runs(runs: list[Run]) -> None:
             right.caption(ago_text(run.created_at, now()))
 
 
-def _start(api: ApiClient, federation_id: UUID) -> None:
+def _start(api: ApiClient, federation: FederationDetail) -> None:
     errors: dict[str, str] = st.session_state.get(ERRORS, {})
     values = run_form.run_form(api.catalogue.strategies(), "federation", errors)
     baseline = run_form.baseline_toggle(values, "federation")
     for path, message in errors.items():
         if not path.startswith(("strategy.", "training.")):
             st.error(escape(f"{path}: {message}" if path else message))
-    if not st.button("Start run", type="primary", icon=":material/play_arrow:"):
+    judged = verdict(values["strategy"], federation.clients)
+    for refusal in judged.refusals:
+        st.warning(escape(refusal), icon=":material/warning:")
+    for caution in judged.cautions:
+        st.info(escape(caution), icon=":material/info:")
+    if not st.button(
+        "Start run", type="primary", icon=":material/play_arrow:", disabled=bool(judged.refusals)
+    ):
         return
     try:
         started = start_runs(
-            api, federation_id, RunCreate.model_validate(values), baseline=baseline
+            api, federation.id, RunCreate.model_validate(values), baseline=baseline
         )
     except ValidationError as error:
         st.session_state[ERRORS] = run_form.validation_errors(error)

@@ -10,11 +10,17 @@ from backend.api_client.errors import ApiError, UnauthenticatedError
 from backend.contracts.clients import Client
 from backend.contracts.federations import FederationCreate, FederationDetail
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import StrategyName
+from backend.contracts.strategies import StrategyInfo, StrategyName, info_of
 from dashboard import pages, session
 from dashboard.components import run_form
 from dashboard.components.charts import client_styles, layer_map_figure
-from dashboard.components.compatibility import Fit, fits, num_slots, smallest_global_rank
+from dashboard.components.compatibility import (
+    Fit,
+    fits,
+    num_slots,
+    smallest_global_rank,
+    verdict,
+)
 from dashboard.components.formatting import escape
 from dashboard.components.labels import TASK_WORDS
 from dashboard.components.run_start import start_runs
@@ -91,10 +97,12 @@ def _compatibility(members: list[Client], global_rank: int, strategy: dict[str, 
     if not members:
         st.caption("Choose members above to see what each of them shares.")
         return []
-    shares = strategy["name"] != StrategyName.LOCAL_ONLY
+    aligns = strategy["name"] == StrategyName.H2TUNE
     found = fits(members, global_rank, strategy.get("sparsity"))
-    st.dataframe(_fit_table(found, shares), hide_index=True, column_config=_FIT_COLUMNS)
-    if shares:
+    st.dataframe(
+        _fit_table(found, info_of(strategy["name"])), hide_index=True, column_config=_FIT_COLUMNS
+    )
+    if aligns:
         slots = num_slots(members)
         st.caption(
             f"{slots} common slots, as many as the deepest model has layers. Each holds one "
@@ -107,9 +115,12 @@ def _compatibility(members: list[Client], global_rank: int, strategy: dict[str, 
             key="new.layers",
             config={"displayModeBar": False},
         )
-    concerns = [fit.concern for fit in found if fit.concern]
+    judged = verdict(strategy, members)
+    concerns = [fit.concern for fit in found if fit.concern] + judged.refusals
     for concern in concerns:
         st.warning(escape(concern), icon=":material/warning:")
+    for caution in judged.cautions:
+        st.info(escape(caution), icon=":material/info:")
     return concerns
 
 
@@ -123,7 +134,8 @@ _FIT_COLUMNS = {
 }
 
 
-def _fit_table(found: list[Fit], shares: bool) -> pd.DataFrame:
+def _fit_table(found: list[Fit], info: StrategyInfo) -> pd.DataFrame:
+    aligns = info.name is StrategyName.H2TUNE
     return pd.DataFrame(
         [
             {
@@ -135,11 +147,10 @@ def _fit_table(found: list[Fit], shares: bool) -> pd.DataFrame:
                 "Rank r": fit.client.lora_rank,
                 **(
                     {"r / R": fit.rank_share, "Expected zeros": fit.expected_sparsity}
-                    if shares
+                    if aligns
                     else {}
                 ),
-                "Leaves the client": "shared matrices" if shares else "nothing",
-                "Stays private": "data, model, A, B, alignment" if shares else "all",
+                "Leaves the client": info.shares,
             }
             for fit in found
         ]

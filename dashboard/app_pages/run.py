@@ -9,14 +9,13 @@ from backend.api_client.errors import ApiError, UnauthenticatedError
 from backend.contracts.enums import RunStatus
 from backend.contracts.federations import FederationDetail
 from backend.contracts.runs import Run
-from backend.contracts.strategies import StrategyName
+from backend.contracts.strategies import StrategyName, title_of
 from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
 from dashboard.components.delivered import find_baseline, reached
 from dashboard.components.formatting import escape, moment_text
-from dashboard.components.labels import STRATEGY_TITLES
 from dashboard.components.live_history import LiveHistory
 
 HISTORY = "run.history"
@@ -53,7 +52,7 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         icon=":material/arrow_back:",
         query_params={"id": str(federation.id)},
     )
-    st.title(STRATEGY_TITLES[run.strategy.name])
+    st.title(title_of(run.strategy))
     members = len(federation.clients)
     st.caption(
         f"Seed {run.seed} · {run.num_rounds} rounds · {members} "

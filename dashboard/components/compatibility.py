@@ -1,10 +1,17 @@
 """What a federation's clients have in common, before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from backend.contracts.clients import Client
+from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import Execution
+from backend.contracts.strategies import Params
+
+_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,31 @@ def layer_slots(num_layers: int, slots: int) -> list[float]:
 def smallest_global_rank(clients: Sequence[Client]) -> int:
     """The smallest global rank that these clients allow."""
     return max((client.lora_rank for client in clients), default=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What stands against a strategy for these clients, as whole sentences."""
+
+    refusals: list[str]  # each one forbids the start
+    cautions: list[str]  # worth knowing, no obstacle
+
+
+def verdict(strategy: Mapping[str, Any], clients: Sequence[Client]) -> Verdict:
+    """What the API would say to a run of this strategy, before anybody asks it.
+
+    Args:
+        strategy: values of the form, not yet validated; what is invalid is judged by the API.
+        clients: the members.
+    """
+    try:
+        params = _PARAMS.validate_python(strategy)
+    except ValidationError:
+        return Verdict([], [])
+    members = [participant_of(client) for client in clients]
+    return Verdict(
+        [refusal.reason for refusal in refusals(params, members)], cautions(params, members)
+    )
 
 
 def _concern(client: Client, global_rank: int) -> str | None:

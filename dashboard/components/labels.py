@@ -5,9 +5,10 @@ from typing import Literal
 from backend.contracts.datasets import BuiltinDataset, DatasetRef
 from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
 from backend.contracts.runs import Run
-from backend.contracts.strategies import StrategyInfo, StrategyName, describe_strategies
-
-STRATEGY_TITLES: dict[StrategyName, str] = {info.name: info.title for info in describe_strategies()}
+from backend.contracts.strategies import (
+    StrategyInfo,
+    title_of,
+)
 
 BadgeColour = Literal["gray", "orange", "blue", "green", "red"]
 
@@ -54,7 +55,7 @@ EVENT_MARKS: dict[EventKind, str] = {
 def run_title(run: Run) -> str:
     """A run in a few words, such as `H2Tune, seed 0, 5 rounds`."""
     rounds = "1 round" if run.num_rounds == 1 else f"{run.num_rounds} rounds"
-    return f"{STRATEGY_TITLES[run.strategy.name]}, seed {run.seed}, {rounds}"
+    return f"{title_of(run.strategy)}, seed {run.seed}, {rounds}"
 
 
 def round_text(run: Run) -> str:
