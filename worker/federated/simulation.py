@@ -17,6 +17,7 @@ from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.strategies.registry import build_strategy
+from worker.federated.strategy import Strategy
 from worker.federated.types import (
     AggregationReport,
     ClientData,
@@ -125,48 +126,60 @@ def simulate(
     if num_rounds < 1:
         raise InvalidConfigError(f"num_rounds is {num_rounds}: it must be at least 1.")
     strategy = build_strategy(params)
-    members = sorted(clients, key=lambda client: client.client_id)
-    federation = FederationSpec(global_rank, tuple(client.spec() for client in members))
+    ordered = sorted(clients, key=lambda client: client.client_id)
+    members = [_Member(client, client.spec(), training) for client in ordered]
+    federation = FederationSpec(global_rank, tuple(member.spec for member in members))
     refusals = strategy.check(federation)
     if refusals:
         raise InvalidConfigError(" ".join(refusal.reason for refusal in refusals))
     state = strategy.init_state(federation, seed)
-    private = {c.client_id: encode_private(c.private) for c in members if c.private is not None}
     rounds = []
-
-    def at_work(client: SimulatedClient, spec: ClientSpec) -> LocalClient:
-        kept, model = private.get(client.client_id), copy.deepcopy(client.model)
-        return LocalClient(
-            spec=spec,
-            model=model,
-            objective=client.objective(training, model),
-            data=client.data,
-            training=training,
-            private=None if kept is None else decode_private(kept),
-        )
-
-    pairs = list(zip(members, federation.clients, strict=True))
     for round_number in range(1, num_rounds + 1):
         plans = strategy.configure_round(state, federation, round_number, deliver=False)
-        updates: list[ClientUpdate] = []
-        for client, spec in pairs:
-            plan = _over_the_wire(plans[client.client_id])
-            update = strategy.train_client(plan, at_work(client, spec))
-            private[client.client_id] = encode_private(update.private)
-            updates.append(decode_update(encode_update(update)))
+        updates = [member.train(strategy, plans[member.client_id]) for member in members]
         state, report = strategy.aggregate(state, federation, iter(updates))
         state = decode_state(encode_state(state))
         rounds.append(SimulatedRound({u.client_id: u.metrics for u in updates}, report))
     delivered = {}
     if output is not None:
         plans = strategy.configure_round(state, federation, num_rounds + 1, deliver=True)
-        for client, spec in pairs:
-            plan, folder = _over_the_wire(plans[client.client_id]), output / client.client_id
-            delivered[client.client_id] = strategy.deliver_client(
-                plan, at_work(client, spec), folder
-            )
-    kept_tensors = {client_id: decode_private(data) for client_id, data in private.items()}
-    return SimulationResult(rounds, delivered, state, kept_tensors)
+        for member in members:
+            plan, folder = plans[member.client_id], output / member.client_id
+            delivered[member.client_id] = member.deliver(strategy, plan, folder)
+    private = {m.client_id: decode_private(m.kept) for m in members if m.kept is not None}
+    return SimulationResult(rounds, delivered, state, private)
+
+
+class _Member:
+    """One client from round to round; what it gets, keeps and gives becomes bytes on the way."""
+
+    def __init__(self, client: SimulatedClient, spec: ClientSpec, training: TrainingConfig) -> None:
+        self.client_id = client.client_id
+        self.spec = spec
+        self.kept = None if client.private is None else encode_private(client.private)
+        self._client = client
+        self._training = training
+
+    def train(self, strategy: Strategy, plan: ClientPlan) -> ClientUpdate:
+        """One training round on a fresh copy of the base model; remembers what it keeps."""
+        update = strategy.train_client(_over_the_wire(plan), self._at_work())
+        self.kept = encode_private(update.private)
+        return decode_update(encode_update(update))
+
+    def deliver(self, strategy: Strategy, plan: ClientPlan, folder: Path) -> Metrics:
+        """Writes the final adapter and measures it."""
+        return strategy.deliver_client(_over_the_wire(plan), self._at_work(), folder)
+
+    def _at_work(self) -> LocalClient:
+        model = copy.deepcopy(self._client.model)
+        return LocalClient(
+            spec=self.spec,
+            model=model,
+            objective=self._client.objective(self._training, model),
+            data=self._client.data,
+            training=self._training,
+            private=None if self.kept is None else decode_private(self.kept),
+        )
 
 
 def _over_the_wire(plan: ClientPlan) -> ClientPlan:

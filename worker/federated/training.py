@@ -1,11 +1,11 @@
 """The training loop of one client's round: phases, each with the parameter groups it trains."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -172,37 +172,76 @@ def train(
     restored = restore(checkpointing.resume_from, seed, parameters, num_steps)
     counts = restored.counts if restored else Counts()
     known = {**moments, **(restored.moments if restored else {})}
-    optimizers = _make_optimizers(phases, config, known, counts.step)
-    saver = Saver(checkpointing, seed, parameters, model.device)
-    all_moments = partial(_all_moments, moments, optimizers)
-    report = _Reporter(on_progress, num_steps)
-    model.train()
+    loop = _Loop(
+        model=model,
+        objective=objective,
+        config=config,
+        batches=itertools.islice(batches, counts.step, None),
+        optimizers=_make_optimizers(phases, config, known, counts.step),
+        rested=moments,
+        counts=counts,
+        saver=Saver(checkpointing, seed, parameters, model.device),
+        report=_Reporter(on_progress, num_steps),
+    )
+    with _in_training(model, config, seed):
+        if restored:
+            restored.apply(parameters, model.device)
+        for phase, num_left in _remaining(phases, counts.step):
+            _freeze_all_but(model, phases, phase.groups)
+            _begin(phase, loop.saver, restored if num_left < phase.num_steps else None)
+            loop.run(phase, num_left)
+    mean_loss = counts.loss_sum / counts.step if counts.step else None
+    return Trained(mean_loss, counts.num_tokens, loop.moments())
+
+
+@contextmanager
+def _in_training(model: PreTrainedModel, config: TrainingConfig, seed: int) -> Iterator[None]:
+    """Training mode, with dropout drawn from the seed alone and memory used as configured."""
     with (
         explained_memory(config),
         recomputed_activations(model, config),
         torch.random.fork_rng(devices=_cuda_devices(model)),
     ):
         torch.manual_seed(derive_seed(seed, "dropout"))
-        if restored:
-            restored.apply(parameters, model.device)
-            for _ in range(counts.step):
-                next(batches)
-        for phase, num_left in _remaining(phases, counts.step):
-            _freeze_all_but(model, phases, phase.groups)
-            _begin(phase, saver, restored if num_left < phase.num_steps else None)
-            for _ in range(num_left):
-                micro_batches = next(batches)
-                counts.num_tokens += sum(int(b["attention_mask"].sum()) for b in micro_batches)
-                loss = _accumulate(model, objective, phase, micro_batches, config)
-                for group in phase.groups:
-                    optimizers[group.name].step()
-                    group.after_step()
-                counts.step, counts.loss_sum = counts.step + 1, counts.loss_sum + loss
-                saver.save_when_due(counts, all_moments)
-                report.step_done(counts.step, loss)
+        model.train()
+        yield
     model.train(mode=False)
-    mean_loss = counts.loss_sum / counts.step if counts.step else None
-    return Trained(mean_loss, counts.num_tokens, all_moments())
+
+
+@dataclass(slots=True)
+class _Loop:
+    """The steps of a round, and what they change: optimizers and counts."""
+
+    model: PreTrainedModel
+    objective: Objective
+    config: TrainingConfig
+    batches: Iterator[list[Batch]]  # from the first step that is left
+    optimizers: Mapping[str, ScheduledAdamW]
+    rested: Mapping[str, torch.Tensor]  # moments that came, for parameters that do not train
+    counts: Counts
+    saver: Saver
+    report: "_Reporter"
+
+    def run(self, phase: Phase, num_steps: int) -> None:
+        """Steps of one phase."""
+        counts = self.counts
+        for _ in range(num_steps):
+            micro_batches = next(self.batches)
+            counts.num_tokens += sum(int(b["attention_mask"].sum()) for b in micro_batches)
+            loss = _accumulate(self.model, self.objective, phase, micro_batches, self.config)
+            for group in phase.groups:
+                self.optimizers[group.name].step()
+                group.after_step()
+            counts.step, counts.loss_sum = counts.step + 1, counts.loss_sum + loss
+            self.saver.save_when_due(counts, self.moments)
+            self.report.step_done(counts.step, loss)
+
+    def moments(self) -> Tensors:
+        """AdamW's state of what trained, and of what rested as it came."""
+        kept: Tensors = {name: tensor.clone() for name, tensor in self.rested.items()}
+        for optimizer in self.optimizers.values():
+            kept.update(optimizer.moments())
+        return kept
 
 
 @dataclass(slots=True)
@@ -218,16 +257,6 @@ class _Reporter:
             self._last = time.monotonic()
             values = {MetricName.TRAIN_LOSS: loss}
             self.on_progress(Progress("training", step, self.num_steps, values))
-
-
-def _all_moments(
-    moments: Mapping[str, torch.Tensor], optimizers: Mapping[str, ScheduledAdamW]
-) -> Tensors:
-    """AdamW's state of what trained, and of what rested as it came."""
-    kept: Tensors = {name: tensor.clone() for name, tensor in moments.items()}
-    for optimizer in optimizers.values():
-        kept.update(optimizer.moments())
-    return kept
 
 
 def _remaining(phases: Sequence[Phase], num_done: int) -> Iterator[tuple[Phase, int]]:
