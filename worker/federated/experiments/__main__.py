@@ -42,7 +42,7 @@ def _run_seed(
     options: argparse.Namespace,
     lines: list[Line],
 ) -> None:
-    pairs = make_clients(setting, seed, options.data_dir)
+    pairs = make_clients(setting, seed, options.data_dir, options.models_dir)
     clients = [client for _, client in pairs]
     gauges: dict[str, dict[str, Tensors]] = {"none": {}}
     for arm in experiment.arms:
@@ -82,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="the experiment (TOML)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--data-dir", type=Path, help="public data: <task>_{train,test}.jsonl")
+    parser.add_argument("--models-dir", type=Path, help="where decoders given as folders lie")
     parser.add_argument("--tasks", help="only settings of these tasks, by comma")
     parser.add_argument("--arms", help="only these arms, by comma")
     parser.add_argument("--seeds", type=int, help="how many, from 0; default: as in the file")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from backend.contracts.base_models import BuiltinModelName
+from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BuiltinTaskName
 from backend.contracts.strategies import LocalOnlyParams, Params
 from backend.contracts.training import TrainingConfig
@@ -26,6 +26,11 @@ class EncoderMember(_Part):
     task: str = Field(description="name of the data files, such as sst2")
     rank: int = Field(ge=1)
 
+    @property
+    def model_name(self) -> str:
+        """As it appears in tables."""
+        return "all-MiniLM-L6-v2"
+
 
 class BuiltinMember(_Part):
     """A client with a built-in causal model and a built-in task."""
@@ -35,8 +40,27 @@ class BuiltinMember(_Part):
     task: BuiltinTaskName
     rank: int = Field(ge=1)
 
+    @property
+    def model_name(self) -> str:
+        """As it appears in tables."""
+        return self.model.value
 
-Member = Annotated[EncoderMember | BuiltinMember, Field(discriminator="kind")]
+
+class DecoderMember(_Part):
+    """A client with any causal model and a public task in JSON lines."""
+
+    kind: Literal["decoder"] = "decoder"
+    model: BaseModelRef = Field(description="the id of a folder is relative to --models-dir")
+    task: str = Field(description="name of the data files, such as sst2")
+    rank: int = Field(ge=1)
+
+    @property
+    def model_name(self) -> str:
+        """As it appears in tables."""
+        return self.model.id
+
+
+Member = Annotated[EncoderMember | BuiltinMember | DecoderMember, Field(discriminator="kind")]
 
 
 class Probes(_Part):
@@ -54,6 +78,9 @@ class Setting(_Part):
     num_train: int = Field(32, ge=1)
     num_validation: int = Field(32, ge=1)
     num_test: int = Field(400, ge=1)
+    max_characters: int = Field(
+        2_000, ge=1, description="of prompt and answer; decoders leave longer rows out"
+    )
     members: tuple[Member, ...] = Field(min_length=1)
     probes: Probes = Probes()
 

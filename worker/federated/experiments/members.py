@@ -18,7 +18,14 @@ from backend.contracts.training import TrainingConfig
 from worker.federated.base_models import load_base_model
 from worker.federated.encoders import load_encoder
 from worker.federated.errors import InvalidConfigError
-from worker.federated.experiments.config import BuiltinMember, EncoderMember, Member, Setting
+from worker.federated.experiments.config import (
+    BuiltinMember,
+    DecoderMember,
+    EncoderMember,
+    Member,
+    Setting,
+)
+from worker.federated.experiments.decoders import decoder_client, decoder_probes
 from worker.federated.objectives.encoder import EncoderSettings, pair_objective, text_objective
 from worker.federated.objectives.objective import Objective
 from worker.federated.simulation import SimulatedClient
@@ -47,14 +54,15 @@ class Row:
 
 
 def make_clients(
-    setting: Setting, seed: int, data_dir: Path | None
+    setting: Setting, seed: int, data_dir: Path | None, models_dir: Path | None = None
 ) -> list[tuple[Member, SimulatedClient]]:
     """The clients of one setting; equal seeds give equal clients.
 
     Args:
         setting: who takes part.
         seed: decides the training and validation slices, not the test sets.
-        data_dir: holds `<task>_train.jsonl` and `<task>_test.jsonl`; needed by encoders.
+        data_dir: holds `<task>_train.jsonl` and `<task>_test.jsonl`; needed for public tasks.
+        models_dir: where decoders given as folders lie.
 
     Raises:
         InvalidConfigError: data are missing or too few.
@@ -65,11 +73,12 @@ def make_clients(
         if isinstance(member, BuiltinMember):
             client = _builtin_client(setting, member, client_id, seed * 100 + number)
         else:
-            before = sum(
-                isinstance(other, EncoderMember) and other.task == member.task
-                for other in setting.members[:number]
-            )
-            client = _encoder_client(setting, member, client_id, before, seed, _files(data_dir))
+            files = _files(data_dir)
+            before = sum(other.task == member.task for other in setting.members[:number])
+            if isinstance(member, EncoderMember):
+                client = _encoder_client(setting, member, client_id, before, seed, files)
+            else:
+                client = decoder_client(setting, member, client_id, before, seed, files, models_dir)
         clients.append((member, client))
     return clients
 
@@ -88,6 +97,8 @@ def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
             kind = BUILTIN_TASK_KINDS[member.task]
             rows = [row for row in generate(dataset) if row.split == "train"]
             texts += [build_prompt(kind, row) for row in rows]
+        elif isinstance(member, DecoderMember):
+            texts += decoder_probes(setting, member.task, _files(data_dir), each)
         else:
             lines = _read(_files(data_dir), member.task, "train")[-each:]
             texts += [text for row in lines for text in row.text.split("\n")][:each]

@@ -9,7 +9,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from worker.federated.experiments.arms import Outcome
-from worker.federated.experiments.config import Arm, BuiltinMember, LocalArm, Member, UntrainedArm
+from worker.federated.experiments.config import Arm, LocalArm, Member, UntrainedArm
 from worker.federated.simulation import SimulatedClient
 
 COLUMNS = (
@@ -59,9 +59,7 @@ class Line:
             self.arm,
             self.seed,
             self.outcome.client_id,
-            self.member.model.value
-            if isinstance(self.member, BuiltinMember)
-            else "all-MiniLM-L6-v2",
+            self.member.model_name,
             spec.architecture.num_layers,
             spec.architecture.hidden_size,
             spec.lora_rank,
