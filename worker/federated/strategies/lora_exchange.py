@@ -1,0 +1,160 @@
+"""What strategies with plain LoRA send, and how the server reads and averages it.
+
+Stacked factors by role: `A/<role>` (layers, rank, in_features), `B/<role>` (layers, out_features,
+rank), fp32; B has the sender's scale lora_alpha / lora_rank in it (see `lora_client`).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+
+from backend.contracts.compatibility import Participant
+from backend.contracts.compatibility import refusals as incompatible
+from backend.contracts.enums import RoundKind
+from backend.contracts.strategies import Params
+from worker.federated.errors import InvalidUpdateError
+from worker.federated.seeds import generator
+from worker.federated.types import (
+    ClientPlan,
+    ClientSpec,
+    ClientUpdate,
+    FederationSpec,
+    Refusal,
+    ServerState,
+    Tensors,
+)
+from worker.federated.wire import TensorSpec, require_tensors
+
+Letters = Literal["AB", "A", "B"]
+"""Which of the two factors."""
+
+Expected = Callable[[ClientSpec, ClientUpdate], Mapping[str, TensorSpec]]
+"""What a client's update must hold."""
+
+
+def refusals(params: Params, federation: FederationSpec) -> list[Refusal]:
+    """Clients whose differences the strategy's capabilities do not cover."""
+    participants = [
+        Participant(
+            client_id=client.client_id,
+            name=client.name,
+            architecture=client.architecture,
+            lora_rank=client.lora_rank,
+            task=client.task,
+            modules={
+                role: (shape.in_features, shape.out_features)
+                for role, shape in client.modules.items()
+            },
+        )
+        for client in federation.clients
+    ]
+    return [Refusal(found.client_id, found.reason) for found in incompatible(params, participants)]
+
+
+def factor_specs(client: ClientSpec, rank: int, letters: Letters = "AB") -> dict[str, TensorSpec]:
+    """What stacked factors of this rank look like for a client's model."""
+    num_layers = client.architecture.num_layers
+    shapes = {
+        "A": lambda module: (num_layers, rank, module.in_features),
+        "B": lambda module: (num_layers, module.out_features, rank),
+    }
+    return {
+        f"{letter}/{role}": TensorSpec(shapes[letter](module))
+        for letter in letters
+        for role, module in client.modules.items()
+    }
+
+
+def start_factors(client: ClientSpec, rank: int, seed: int, letters: Letters = "AB") -> Tensors:
+    """Factors that begin a run for everybody: A as LoRA draws it, B zero; a pure function."""
+    tensors: Tensors = {}
+    for name, spec in factor_specs(client, rank, letters).items():
+        tensors[name] = torch.zeros(spec.shape)
+        if name.startswith("A/"):
+            bound = 1 / math.sqrt(spec.shape[2])
+            tensors[name].uniform_(-bound, bound, generator=generator(seed, "start", name))
+    return tensors
+
+
+def make_plans(
+    state: ServerState,
+    federation: FederationSpec,
+    round_number: int,
+    *,
+    deliver: bool,
+    tensors: Callable[[ClientSpec], Tensors] = lambda client: {},
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, ClientPlan]:
+    """One plan per client id; the state must hold the run's `seed`.
+
+    Args:
+        state: of the server.
+        federation: who gets a plan.
+        round_number: from 1.
+        deliver: the last round, which trains nothing.
+        tensors: what a client receives; default nothing.
+        settings: JSON values for all clients.
+    """
+    return {
+        client.client_id: ClientPlan(
+            client_id=client.client_id,
+            round_number=round_number,
+            kind=RoundKind.DELIVER if deliver else RoundKind.TRAIN,
+            seed=state.meta["seed"],
+            global_rank=federation.global_rank,
+            num_slots=federation.num_slots,
+            tensors=tensors(client),
+            settings=settings or {},
+        )
+        for client in federation.clients
+    }
+
+
+def accepted(
+    updates: Iterable[ClientUpdate], federation: FederationSpec, expected: Expected
+) -> Iterator[tuple[ClientSpec, ClientUpdate]]:
+    """Updates one at a time, each checked before it is given.
+
+    Raises:
+        InvalidUpdateError: a client is unknown or comes twice, states no examples, or sends
+            tensors that do not fit; or nobody sent anything.
+    """
+    clients = {client.client_id: client for client in federation.clients}
+    seen: set[str] = set()
+    for update in updates:
+        origin = f"the update of client {update.client_id!r}"
+        client = clients.get(update.client_id)
+        if client is None:
+            raise InvalidUpdateError(f"{origin} comes from outside the federation: refuse it.")
+        if update.client_id in seen:
+            raise InvalidUpdateError(f"{origin} came twice in one round: keep only one.")
+        if update.num_examples < 1:
+            raise InvalidUpdateError(f"{origin} states {update.num_examples} examples: need 1.")
+        require_tensors(update.shared, expected(client, update), origin)
+        seen.add(update.client_id)
+        yield client, update
+    if not seen:
+        raise InvalidUpdateError("No client sent an update: a round needs at least one.")
+
+
+class WeightedMean:
+    """sum_i w_i X_i / sum_i w_i by name, in fp64 so that the order of clients is irrelevant."""
+
+    def __init__(self) -> None:
+        self.num_clients = 0
+        self._weight = 0.0
+        self._sums: Tensors = {}
+
+    def add(self, weight: float, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Adds one client, with the same names and shapes as every other."""
+        for name, tensor in tensors.items():
+            weighted = tensor.double() * weight
+            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+        self._weight += weight
+        self.num_clients += 1
+
+    def result(self) -> Tensors:
+        """The mean, fp32; empty if nobody was added."""
+        return {name: (total / self._weight).float() for name, total in self._sums.items()}
