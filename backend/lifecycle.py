@@ -1,7 +1,8 @@
 """The only code that changes a status: compare-and-set over tables of allowed pairs.
 
-Locks are taken in one order everywhere: run, then round, then client update. They are
-`FOR NO KEY UPDATE`, so that foreign keys of rows written elsewhere never wait for them.
+Locks are taken in one order everywhere: comparison, run, round, client update; several runs in
+the order of their ids. They are `FOR NO KEY UPDATE`, so that foreign keys of rows written elsewhere
+never wait for them.
 """
 
 from collections.abc import Mapping, Set
@@ -60,9 +61,12 @@ def lock_run(session: Session, run_id: UUID) -> Run:
 
 
 def change_run(session: Session, run_id: UUID, to: RunStatus, **values: Any) -> bool:
-    """Moves a run to `to`, if its state allows that; says whether it moved."""
+    """Moves a run to `to`, if its state allows that; says whether it moved.
+
+    A queued run counts as sent now, unless `enqueued_at` None says that it waits for its turn.
+    """
     if to is RunStatus.QUEUED:
-        values["enqueued_at"] = func.now()
+        values.setdefault("enqueued_at", func.now())
     if to is RunStatus.RUNNING:
         values["started_at"] = func.now()
     if to.is_terminal:

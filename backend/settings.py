@@ -55,11 +55,22 @@ class Settings(BaseSettings):
         30.0, gt=0, description="an attempt without a heartbeat for this long is given up"
     )
     max_attempts: int = Field(3, ge=1, description="tries at one client update before it fails")
+    comparison_runs_at_once: int = Field(
+        2, ge=1, description="runs of one comparison that go on together; the others wait"
+    )
     remote_wait_hours: float = Field(
         72.0, gt=0, description="a run fails when a remote client's agent asks for no work so long"
     )
     sweep_interval_seconds: float = Field(2.0, gt=0)
     torch_threads: int = Field(1, ge=1, description="per training worker")
+    worker_folder: Path | None = Field(
+        None,
+        description="what a worker keeps for itself, such as how far its rounds are; empty: the "
+        "folder `worker` in FEDBRAID_HOME",
+    )
+    checkpoint_interval_seconds: float = Field(
+        60.0, ge=0, description="how often a worker saves how far a round is"
+    )
     ready_file: Path | None = Field(
         None, description="exists while a worker with `--include worker.readiness` takes jobs"
     )

@@ -20,6 +20,7 @@ from backend.jobs import commit_and_enqueue
 from backend.leases import expire
 from backend.lifecycle import fail_run
 from backend.settings import Settings
+from backend.turns import take_turns, waiting_comparisons
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,12 @@ def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
             commit_and_enqueue(session, *jobs)
             sent += len(jobs)
     _fail_abandoned_runs(session_factory, settings.remote_wait_hours)
+    with session_factory() as session:
+        comparisons = waiting_comparisons(session)
+    for comparison_id in comparisons:
+        with session_factory() as session:
+            turns = take_turns(session, comparison_id, settings.comparison_runs_at_once)
+            commit_and_enqueue(session, *turns)
     with session_factory() as session:
         jobs = [
             *_lost_client_updates(session, patience),
@@ -136,6 +143,7 @@ def _lost_openings(session: Session, patience: timedelta) -> list[Job]:
         .where(
             Run.status.in_([RunStatus.QUEUED, RunStatus.RUNNING]),
             ~busy.exists(),
+            or_(Run.comparison_id.is_(None), Run.enqueued_at.is_not(None)),  # not its turn yet
             _is_due(Run.enqueued_at, patience),
         )
         .with_for_update(skip_locked=True, key_share=True)

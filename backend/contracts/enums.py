@@ -86,6 +86,7 @@ class EventKind(StrEnum):
 
     RUN_CREATED = "run_created"
     RUN_QUEUED = "run_queued"
+    RUN_ADMITTED = "run_admitted"  # its turn in its comparison has come
     RUN_STARTED = "run_started"
     RUN_COMPLETED = "run_completed"
     RUN_FAILED = "run_failed"

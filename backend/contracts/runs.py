@@ -53,6 +53,8 @@ class Run(Answer):
     status: RunStatus
     round_number: int = Field(description="the current round; 0 before the first")
     error: str | None = Field(description="why the run failed, for people")
+    comparison_id: UUID | None = Field(None, description="the comparison that owns the run")
+    arm: str | None = Field(None, description="name of the comparison's arm")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

@@ -99,21 +99,17 @@ def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
 
     Raises:
         NotFoundError: no such run.
-        ConflictError: it was started before, or a member has no data set.
+        ConflictError: it was started before, a comparison owns it, or a member has no data set.
     """
     require_run(session, run_id)
     run = lock_run(session, run_id)
-    missing = [
-        client.name
-        for client in run.federation.clients
-        if client.dataset is None and client.execution is Execution.MANAGED
-    ]
-    if missing:
+    if run.comparison_id is not None:
         raise ConflictError(
-            f"No data set yet: {', '.join(missing)}. Upload one for each with "
-            "PUT /api/v1/clients/{id}/dataset, then start again.",
-            code="dataset_missing",
+            f"Run {run_id} belongs to comparison {run.comparison_id}, which starts all its runs. "
+            "Use POST /api/v1/comparisons/{id}/start.",
+            code="run_of_comparison",
         )
+    require_datasets(run.federation.clients)
     if not change_run(session, run_id, RunStatus.QUEUED):
         raise ConflictError(
             f"Run {run_id} is {run.status.value}; only a created run can be started. Create a new "
@@ -124,6 +120,25 @@ def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
     record_audit(session, actor, "run.start", run_id)
     commit_and_enqueue(session, OpenRound(run_id=run_id))
     return _fresh(session, run)
+
+
+def require_datasets(clients: Sequence[models.Client]) -> None:
+    """Refuses a start before every client that the platform trains for has rows.
+
+    Raises:
+        ConflictError: one or more have no data set.
+    """
+    missing = [
+        client.name
+        for client in clients
+        if client.dataset is None and client.execution is Execution.MANAGED
+    ]
+    if missing:
+        raise ConflictError(
+            f"No data set yet: {', '.join(missing)}. Upload one for each with "
+            "PUT /api/v1/clients/{id}/dataset, then start again.",
+            code="dataset_missing",
+        )
 
 
 def cancel_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:

@@ -5,6 +5,7 @@ from backend.db.models.audit_entry import AuditEntry
 from backend.db.models.blob import Blob
 from backend.db.models.client import Client
 from backend.db.models.client_update import ClientUpdate
+from backend.db.models.comparison import Comparison
 from backend.db.models.enrolment_key import EnrolmentKey
 from backend.db.models.event import Event
 from backend.db.models.federation import Federation
@@ -21,6 +22,7 @@ __all__ = [
     "Blob",
     "Client",
     "ClientUpdate",
+    "Comparison",
     "EnrolmentKey",
     "Event",
     "Federation",

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, func
+from sqlalchemy import ForeignKey, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.contracts.enums import RunStatus
@@ -17,6 +17,7 @@ class Run(Base):
     """One execution of one strategy with one seed; `backend.lifecycle` alone sets `status`."""
 
     __tablename__ = "runs"
+    __table_args__ = (UniqueConstraint("comparison_id", "arm", "seed"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     federation_id: Mapped[UUID] = mapped_column(ForeignKey("federations.id"), index=True)
@@ -30,9 +31,13 @@ class Run(Base):
     round_number: Mapped[int] = mapped_column(default=0)
     state_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     error: Mapped[str | None]
+    comparison_id: Mapped[UUID | None] = mapped_column(ForeignKey("comparisons.id"))
+    arm: Mapped[str | None]  # name of the comparison's arm
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    enqueued_at: Mapped[datetime | None]  # when its last job left; the sweep repeats a lost one
+    # When its last job left; the sweep repeats a lost one. Queued and null: it waits for its turn
+    # in a comparison.
+    enqueued_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
