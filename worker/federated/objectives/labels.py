@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.datasets import Example
 from backend.contracts.enums import TaskKind
@@ -64,8 +64,8 @@ class LabelObjective:
         self._max_eval_examples = max_eval_examples
         self._tokens = encode_texts(tokenizer, self._labels)
         _require_distinct(self._labels, self._tokens)
-        # Labels that read the same before their last token share one row per prompt.
-        self._read = sorted({tuple(tokens[:-1]) for tokens in self._tokens})
+        # What is read of a label before its last token; labels of one token need only the prompt.
+        self._read = sorted({tuple(tokens[:-1]) for tokens in self._tokens if len(tokens) > 1})
 
     @property
     def head(self) -> Mapping[str, nn.Parameter]:
@@ -90,14 +90,9 @@ class LabelObjective:
         ]
 
     def collate(self, rows: Sequence[Row]) -> Batch:
-        """`input_ids` and `attention_mask`, padded on the left, and `labels`.
-
-        Each prompt comes once for every different beginning of a label.
-        """
+        """`input_ids` and `attention_mask` of the prompts, padded on the left, and `labels`."""
         ids, mask = pad_left(
-            [row.prompt + read for row in rows for read in self._read],
-            padding_id(self.tokenizer),
-            torch.device("cpu"),
+            [row.prompt for row in rows], padding_id(self.tokenizer), torch.device("cpu")
         )
         labels = torch.tensor([row.label for row in rows])
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -109,21 +104,66 @@ class LabelObjective:
     def target_logits(self, forward: Forward, batch: Batch) -> torch.Tensor:
         """Log-likelihood of each label after its prompt, in nats, (rows, labels)."""
         mask = batch["attention_mask"]
-        logits: torch.Tensor = forward(
+        asked = forward(
             input_ids=batch["input_ids"],
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            logits_to_keep=max(map(len, self._tokens)),
-            use_cache=False,
-        ).logits
-        # (rows, beginnings, positions, vocabulary); a label's tokens are the last predictions.
-        log_probs = logits.float().log_softmax(-1).view(-1, len(self._read), *logits.shape[1:])
+            logits_to_keep=1,
+            use_cache=bool(self._read),
+        )
+        first = asked.logits[:, -1].float().log_softmax(-1)
+        after = self._after_beginnings(forward, batch, asked.past_key_values) if self._read else {}
         scores = []
         for tokens in self._tokens:
-            row = log_probs[:, self._read.index(tuple(tokens[:-1])), -len(tokens) :]
-            wanted = torch.tensor(tokens, device=row.device).expand(len(row), -1)
-            scores.append(row.gather(-1, wanted[:, :, None]).sum(dim=(1, 2)))
+            score = first[:, tokens[0]]
+            for place, token in enumerate(tokens[1:]):
+                score = score + after[tuple(tokens[:-1])][:, place, token]
+            scores.append(score)
         return torch.stack(scores, dim=1)
+
+    def _after_beginnings(
+        self, forward: Forward, batch: Batch, cache: Cache | None
+    ) -> dict[tuple[int, ...], torch.Tensor]:
+        """Log-probabilities after each token of each label's beginning.
+
+        The prompts are read once, and what the model remembers of them serves all labels; where it
+        remembers nothing (gradient checkpointing), they are read again with every beginning.
+
+        Returns:
+            By beginning, (rows, its length, vocabulary).
+        """
+        prompts, mask = batch["input_ids"], batch["attention_mask"]
+        num_rows, num_reads = len(prompts), len(self._read)
+        longest = max(map(len, self._read))
+        pad = padding_id(self.tokenizer)
+        tails = torch.tensor(
+            [[*read, *[pad] * (longest - len(read))] for read in self._read], device=mask.device
+        ).repeat(num_rows, 1)
+        known = torch.tensor(
+            [[1] * len(read) + [0] * (longest - len(read)) for read in self._read],
+            device=mask.device,
+        ).repeat(num_rows, 1)
+        whole = torch.cat([mask.repeat_interleave(num_reads, dim=0), known], dim=1)
+        places = (whole.cumsum(-1) - 1).clamp(min=0)
+        if cache is not None and cache.get_seq_length() > 0:
+            cache.batch_repeat_interleave(num_reads)
+            logits = forward(
+                input_ids=tails,
+                attention_mask=whole,
+                position_ids=places[:, -longest:],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits
+        else:
+            logits = forward(
+                input_ids=torch.cat([prompts.repeat_interleave(num_reads, dim=0), tails], dim=1),
+                attention_mask=whole,
+                position_ids=places,
+                logits_to_keep=longest,
+                use_cache=False,
+            ).logits
+        log_probs = logits.float().log_softmax(-1).view(num_rows, num_reads, longest, -1)
+        return {read: log_probs[:, number] for number, read in enumerate(self._read)}
 
     def accuracy(self, model: PreTrainedModel, examples: Sequence[Example]) -> float:
         """Share of examples whose class has the highest logit."""
