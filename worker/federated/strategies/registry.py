@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from backend.contracts.strategies import Params, StrategyName
+from backend.contracts.strategies import Params, StrategyName, is_grouped
+from worker.federated.strategies.grouped import Grouped
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.local_only import LocalOnly
 from worker.federated.strategy import Strategy
@@ -23,5 +24,6 @@ STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
 
 
 def build_strategy(params: Params) -> Strategy:
-    """The strategy that the parameters name."""
-    return STRATEGIES[params.name](params)
+    """The strategy that the parameters name, inside groups of equal clients if they say so."""
+    strategy = STRATEGIES[params.name](params)
+    return Grouped(params, strategy) if is_grouped(params) else strategy
