@@ -43,6 +43,12 @@ class Settings(BaseSettings):
         None, description="of the first administrator; generated when empty"
     )
     session_hours: float = Field(12.0, gt=0)
+    secret_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="seals what must be read again, such as second factors; the same for every API "
+        "process; generated into `home` when empty",
+    )
     max_dataset_bytes: int = Field(64 * 2**20, gt=0)
     max_update_bytes: int = Field(
         256 * 2**20, gt=0, description="of the shared matrices that a remote client sends"

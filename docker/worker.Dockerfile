@@ -11,7 +11,8 @@ COPY worker ./worker
 RUN uv pip install --python /venv/bin/python --compile-bytecode -c requirements.lock -e '.[worker]'
 
 FROM python:3.12-slim
-RUN useradd --system --uid 10001 --no-create-home fedbraid
+RUN useradd --system --uid 10001 --no-create-home fedbraid \
+    && install --directory --owner fedbraid --mode 700 /state
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -39,6 +39,7 @@ from backend.leases import Claim, Result
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
+from worker.checkpoints import CheckpointFile, remove_abandoned
 from worker.devices import training_device, weights_dtype
 from worker.federated import types
 from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
@@ -173,6 +174,8 @@ def run_client_update(
 ) -> None:
     """Does one client's part of a round; does nothing if it is done or being done.
 
+    An attempt goes on where the last one on this machine was, and gives the same bits.
+
     Args:
         worker: name of this worker, for people.
         is_stopping: asked about every step; when true, the update is given back.
@@ -183,13 +186,16 @@ def run_client_update(
     if claim is None:
         logger.info("client update %s is not waiting: nothing to do", client_update_id)
         return
+    remove_abandoned(platform.settings)
+    checkpoint = CheckpointFile(platform.settings, client_update_id)
     with ActiveAttempt(platform, claim, is_stopping) as attempt:
-        work = _load_work(platform, claim, attempt)
+        work = _load_work(platform, claim, attempt, checkpoint)
         if work.plan.kind is RoundKind.DELIVER:
             result = _deliver(platform, work)
         else:
             result = _train(platform, work)
         attempt.finish(result)
+        checkpoint.remove()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +207,9 @@ class _Work:
     client: types.LocalClient
 
 
-def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Work:
+def _load_work(
+    platform: Platform, claim: Claim, attempt: ActiveAttempt, checkpoint: CheckpointFile
+) -> _Work:
     with platform.session_factory() as session:
         run = session.get_one(Run, claim.run_id)
         row = session.get_one(Client, claim.client_id)
@@ -243,6 +251,7 @@ def _load_work(platform: Platform, claim: Claim, attempt: ActiveAttempt) -> _Wor
             training=training,
             private=private,
             on_progress=attempt.report,
+            checkpointing=checkpoint.checkpointing(),
         ),
     )
 

@@ -3,7 +3,13 @@
 Celery is left out on purpose: the tests decide how often and in which order jobs arrive.
 """
 
+import logging
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -26,12 +32,14 @@ from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyParams
 from backend.db.models import Attempt, Client, ClientUpdate, Event, Metric, Round, Run
 from backend.db.session import SessionFactory
+from backend.embedded import EmbeddedPostgres
 from backend.settings import Settings
 from backend.storage.object_store import open_blob_store
 from backend.sweep import sweep_once
 from tests.backend.rows import add_clients, add_run
 from worker import rounds
 from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.wire import decode_private
 from worker.platform import Platform
 
 
@@ -47,7 +55,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 def platform(session_factory: SessionFactory, tmp_path: Path) -> Iterator[Platform]:
     blobs = tmp_path / "blobs"
     blobs.mkdir()
-    settings = Settings(lease_seconds=60, max_attempts=2)
+    settings = Settings(lease_seconds=60, max_attempts=2, worker_folder=tmp_path / "worker")
     yield Platform(session_factory, open_blob_store(blobs.as_uri()), settings)
 
 
@@ -67,12 +75,14 @@ def queue_run(
     params: StrategyParams,
     num_rounds: int = 2,
     clients: list[Client] | None = None,
+    **training: int,
 ) -> UUID:
     clients = clients or make_clients(platform)
     with platform.session_factory() as session:
         members = [session.get_one(Client, client.id) for client in clients]
         run = add_run(session, members, RunStatus.QUEUED, num_rounds=num_rounds)
         run.strategy = params.model_dump(mode="json")
+        run.training = {**run.training, **training}
         session.commit()
         return run.id
 
@@ -227,3 +237,98 @@ def test_a_worker_that_must_stop_gives_its_update_back(platform: Platform, sent:
         assert session.scalars(select(Attempt)).one().outcome is AttemptOutcome.RELEASED
     drain(platform, sent)
     assert state_of(platform, run_id).status is RunStatus.COMPLETED
+
+
+KILLED_WORKER = """
+import sys
+from uuid import UUID
+from worker import rounds
+from worker.platform import get_platform
+rounds.run_client_update(get_platform(), UUID(sys.argv[1]), "to be killed")
+"""
+
+
+def kill_in_training(job: Job, folder: Path, environment: dict[str, str]) -> int:
+    """Does a client update in another process, kills it, and gives the last saved step."""
+    assert isinstance(job, RunClientUpdate)
+    path = folder / "checkpoints" / f"{job.client_update_id}.safetensors"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WORKER, str(job.client_update_id)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    step = 0
+    while worker.poll() is None and step < 3:
+        time.sleep(0.02)
+        step = int(decode_private(path.read_bytes())["step"]) if path.exists() else 0
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    return int(decode_private(path.read_bytes())["step"])
+
+
+def private_of(platform: Platform, run_id: UUID) -> list[str | None]:
+    with platform.session_factory() as session:
+        return list(
+            session.scalars(
+                select(ClientUpdate.private_sha256)
+                .join(Round, ClientUpdate.round_id == Round.id)
+                .where(Round.run_id == run_id, Round.round_number == 1)
+                .order_by(ClientUpdate.client_id)
+            )
+        )
+
+
+def test_a_killed_worker_is_gone_on_from_and_the_bits_are_the_same(
+    platform: Platform,
+    sent: list[Job],
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    clients = make_clients(platform)
+    undisturbed, killed = (
+        queue_run(platform, H2TuneParams(), 1, clients, local_steps=60) for _ in range(2)
+    )
+    drain(platform, [OpenRound(run_id=undisturbed)])
+    drain(platform, sent)
+    do(platform, OpenRound(run_id=killed))
+    step = kill_in_training(
+        sent.pop(0),
+        tmp_path / "worker",
+        {
+            "DATABASE_URL": postgres.url,
+            "BLOB_URL": (tmp_path / "blobs").as_uri(),
+            "FEDBRAID_WORKER_FOLDER": str(tmp_path / "worker"),
+            "FEDBRAID_CHECKPOINT_INTERVAL_SECONDS": "0",
+            "FEDBRAID_LEASE_SECONDS": "0.5",
+        },
+    )
+    time.sleep(0.6)
+    sweep_once(platform.session_factory, platform.settings)
+    drain(platform, sent)
+    assert state_of(platform, killed).status is RunStatus.COMPLETED
+    assert f"going on after step {step} of 60" in caplog.text
+    assert private_of(platform, killed) == private_of(platform, undisturbed)
+    assert None not in private_of(platform, killed)
+    final = {state_of(platform, run_id).state_sha256 for run_id in (undisturbed, killed)}
+    assert len(final) == 1
+    assert list((tmp_path / "worker").rglob("*.safetensors")) == []
+
+
+def test_damaged_checkpoints_are_ignored_and_old_ones_removed(
+    platform: Platform, sent: list[Job], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = queue_run(platform, LocalOnlyParams(), num_rounds=1)
+    do(platform, OpenRound(run_id=run_id))
+    folder = tmp_path / "worker" / "checkpoints"
+    folder.mkdir(parents=True)
+    job = sent[0]
+    assert isinstance(job, RunClientUpdate)
+    (folder / f"{job.client_update_id}.safetensors").write_bytes(b"half a file")
+    abandoned = folder / "abandoned.safetensors"
+    abandoned.touch()
+    os.utime(abandoned, (0, 0))
+    drain(platform, sent)
+    assert state_of(platform, run_id).status is RunStatus.COMPLETED
+    assert "is ignored: This" in caplog.text
+    assert list(folder.iterdir()) == []

@@ -39,6 +39,7 @@ class Agent:
         premises: base model and data.
         store: what stays here between rounds.
         stop: set from outside when the agent shall end.
+        checkpoint_seconds: least time between two states saved within a round.
     """
 
     api: ApiClient
@@ -47,6 +48,7 @@ class Agent:
     premises: Premises
     store: StateFolder
     stop: threading.Event
+    checkpoint_seconds: float = 60.0
 
     def run(self) -> None:
         """Works until `stop` is set; a platform that is away is waited for.
@@ -153,6 +155,7 @@ class Agent:
             on_progress=attempt.report,
             checkpointing=Checkpointing(
                 on_checkpoint=partial(self.store.save_checkpoint, work),
+                interval_seconds=self.checkpoint_seconds,
                 resume_from=self.store.load_checkpoint(work),
             ),
         )

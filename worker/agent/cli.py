@@ -24,9 +24,10 @@ from worker.agent.agent import Agent
 from worker.agent.errors import AgentError, AgentStoppingError
 from worker.agent.patience import patiently
 from worker.agent.premises import open_premises
-from worker.agent.store import StateFolder, write_file
+from worker.agent.store import StateFolder
 from worker.devices import configure_torch
 from worker.federated.errors import FederatedError
+from worker.private_files import write_file
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -126,6 +127,10 @@ def run(
     name: Annotated[
         str, typer.Option(help="Of this agent, as the run page shows it to everybody.")
     ] = "agent",
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="How often to save how far a round is, to go on after a crash."),
+    ] = 60.0,
     allow_http: PlainHttp = False,
 ) -> None:
     """Train for the client whenever a run asks, until Ctrl-C."""
@@ -138,17 +143,20 @@ def run(
         stop = _stop_on_signals()
         with ApiClient(api_url, _read_credential(credential_file)) as api:
             client = patiently(stop, api.clients.me)
-            premises = open_premises(model, data, client.task)
-            agent = Agent(
-                api=api,
-                name=name,
-                spec=premises.spec(client),
-                premises=premises,
-                store=StateFolder(state, client.id),
-                stop=stop,
-            )
-            logging.getLogger(__name__).info("%s waits for work", client.name)
-            agent.run()
+            store = StateFolder(state, client.id)
+            with store.locked():
+                premises = open_premises(model, data, client.task)
+                agent = Agent(
+                    api=api,
+                    name=name,
+                    spec=premises.spec(client),
+                    premises=premises,
+                    store=store,
+                    stop=stop,
+                    checkpoint_seconds=checkpoint_seconds,
+                )
+                logging.getLogger(__name__).info("%s waits for work", client.name)
+                agent.run()
 
 
 def _check_url(api_url: str, allow_http: bool) -> None:

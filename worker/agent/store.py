@@ -5,14 +5,18 @@
                                             shared.safetensors       sent to the platform
                                             result.json              written last: round n is done
                                   adapter/                           delivered after the last round
+                        lock                                         held by the agent at work
 
 Every file appears whole or not at all, and only its owner may read it (on POSIX systems).
 """
 
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -21,11 +25,13 @@ from pydantic import BaseModel, ValidationError
 
 from backend.contracts.agent import Work
 from backend.contracts.metrics import MetricName
+from worker.agent.errors import AgentError
+from worker.federated.errors import WireError
 from worker.federated.types import Metrics, Tensors
 from worker.federated.wire import decode_private, encode_private
+from worker.private_files import OWNER_FILE, OWNER_FOLDER, make_folder, write_file
 
-_OWNER_FILE = 0o600
-_OWNER_FOLDER = 0o700
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,30 @@ class StateFolder:
     def __init__(self, folder: Path, client_id: UUID) -> None:
         self._folder = folder / str(client_id)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other agents of the same client out; the lock ends with the process at the latest.
+
+        Raises:
+            AgentError: another agent works with this folder.
+        """
+        make_folder(self._folder)
+        path = self._folder / "lock"
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, OWNER_FILE)
+        with os.fdopen(descriptor, "r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = file.read(20).strip() or "unknown"
+                raise AgentError(
+                    f"Another agent of this client (process {holder}) works with the state folder "
+                    f"{str(self._folder)!r}. Stop it first, or give this one another --state."
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
     def adapter_folder(self, run_id: UUID) -> Path:
         """Where the delivered adapter of a run lies."""
         return self._folder / str(run_id) / "adapter"
@@ -68,8 +98,12 @@ class StateFolder:
         return _load_tensors(self._round(run_id, round_number) / "private.safetensors")
 
     def load_checkpoint(self, work: Work) -> Tensors | None:
-        """How far an interrupted attempt at the same round got; None: nothing is here."""
-        return _load_tensors(self._of(work) / "checkpoint.safetensors")
+        """How far an interrupted attempt at the same round got; None: nothing usable is here."""
+        try:
+            return _load_tensors(self._of(work) / "checkpoint.safetensors")
+        except WireError as error:
+            logger.warning("the checkpoint of round %d is ignored: %s", work.round_number, error)
+            return None
 
     def save_checkpoint(self, work: Work, tensors: Tensors) -> None:
         """Remembers how far the round is."""
@@ -94,10 +128,10 @@ class StateFolder:
         target = self.adapter_folder(work.run_id)
         part = target.with_name("adapter.part")
         shutil.rmtree(part, ignore_errors=True)
-        _make_folder(part)
+        make_folder(part)
         metrics = write_adapter(part)
         for path in part.rglob("*"):
-            path.chmod(_OWNER_FOLDER if path.is_dir() else _OWNER_FILE)
+            path.chmod(OWNER_FOLDER if path.is_dir() else OWNER_FILE)
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         done = Done(metrics=metrics, shared=None)
@@ -144,23 +178,5 @@ class StateFolder:
         return self._folder / str(run_id) / f"round-{round_number:05d}"
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that only its owner may read; after a power cut it is whole or the old one."""
-    _make_folder(path.parent)
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # an older one could have another mode
-    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_FILE), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _load_tensors(path: Path) -> Tensors | None:
     return decode_private(path.read_bytes()) if path.is_file() else None
-
-
-def _make_folder(folder: Path) -> None:
-    for missing in reversed([folder, *folder.parents]):
-        if not missing.exists():
-            missing.mkdir(mode=_OWNER_FOLDER, exist_ok=True)

@@ -14,6 +14,7 @@ client. Going on from it gives, on a CPU, the very bits of a round that was neve
 | `random/cpu`, `random/cuda` | uint8: states of the generators that dropout draws from |
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from worker.federated.errors import InvalidConfigError
+logger = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
@@ -33,7 +34,8 @@ class Checkpointing:
     Attributes:
         on_checkpoint: receives the state; it should store it before it returns. None: never.
         interval_seconds: least time between two calls; 0: after every step.
-        resume_from: a state of the same round of the same client; None: from the start.
+        resume_from: a state of the same round of the same client; None, or one that turns out to
+            be of another: from the start.
     """
 
     on_checkpoint: Callable[[Tensors], None] | None = None
@@ -113,35 +115,52 @@ class Restored:
 def restore(
     checkpoint: Tensors | None, seed: int, parameters: Mapping[str, nn.Parameter], num_steps: int
 ) -> Restored | None:
-    """Reads a checkpoint; None stays None.
+    """Reads a checkpoint; None where there is none, or one that does not belong to this round.
+
+    A checkpoint only saves time, so one of another round, client or configuration is ignored, with
+    a warning in the log: starting over is slower and never wrong.
 
     Args:
         checkpoint: as given to `on_checkpoint`.
         seed: of the round's training.
         parameters: what trains in the round.
         num_steps: of the round.
-
-    Raises:
-        InvalidConfigError: it belongs to another round or to other settings.
     """
     if checkpoint is None:
         return None
+    problem = _misfit(checkpoint, seed, parameters, num_steps)
+    if problem:
+        logger.warning("the checkpoint is ignored and the round starts over: %s", problem)
+        return None
+    counts = Counts(int(checkpoint["step"]), float(checkpoint["loss"]), int(checkpoint["tokens"]))
+    logger.info("going on after step %d of %d", counts.step, num_steps)
+    parts = (_below(part, checkpoint) for part in ("parameter", "phase", "moment", "random"))
+    return Restored(counts, *parts)
 
-    def below(prefix: str) -> Tensors:
-        named = checkpoint.items()
-        return {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
 
-    saved, step = below("parameter/"), int(checkpoint.get("step", torch.tensor(-1)))
-    fits = {name: t.shape for name, t in saved.items()} == {
-        name: p.shape for name, p in parameters.items()
-    }
-    if int(checkpoint.get("round", torch.tensor(-1))) != seed or not fits or step > num_steps:
-        raise InvalidConfigError(
-            f"The checkpoint (step {step} of {num_steps}) belongs to another round, client or "
-            "configuration: discard it and start the round again."
-        )
-    counts = Counts(step, float(checkpoint["loss"]), int(checkpoint["tokens"]))
-    return Restored(counts, saved, below("phase/"), below("moment/"), below("random/"))
+def _misfit(
+    checkpoint: Tensors, seed: int, parameters: Mapping[str, nn.Parameter], num_steps: int
+) -> str:
+    """Why a checkpoint is of no use here; empty: it fits."""
+    absent = {"round", "step", "tokens", "loss", "random/cpu"} - checkpoint.keys()
+    if absent:
+        return f"{min(absent)!r} is missing"
+    if int(checkpoint["round"]) != seed:
+        return "it is of another round or client"
+    step = int(checkpoint["step"])
+    if not 0 < step <= num_steps:
+        return f"it is after step {step}, the round has {num_steps}"
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    saved = {name: tensor.shape for name, tensor in _below("parameter", checkpoint).items()}
+    looked_back = {name: tensor.shape for name, tensor in _below("phase", checkpoint).items()}
+    if saved != shapes or looked_back not in ({}, shapes):
+        return "other parameters train"
+    return ""
+
+
+def _below(part: str, checkpoint: Tensors) -> Tensors:
+    start = f"{part}/"
+    return {n.removeprefix(start): t for n, t in checkpoint.items() if n.startswith(start)}
 
 
 @torch.no_grad()

@@ -1,8 +1,12 @@
 """The agent against the real application, database and blob store, without a network."""
 
+import logging
+import os
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
@@ -13,10 +17,13 @@ from starlette.testclient import TestClient
 
 from backend import jobs
 from backend.api_client import ApiClient
-from backend.contracts.agent import AgentResult
+from backend.contracts.agent import AgentResult, Work
 from backend.contracts.clients import ClientRegister
 from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
 from backend.contracts.jobs import Job
+from backend.contracts.strategies import H2TuneParams
+from backend.contracts.training import TrainingConfig
+from backend.db.ids import new_id
 from backend.db.models import Attempt, Blob, ClientUpdate, Event
 from backend.db.session import SessionFactory
 from backend.lifecycle import cancel_run
@@ -26,13 +33,14 @@ from tests.factories import Caller, make_key
 from tests.worker.agent.in_process import InProcess, Site
 from worker.agent import patience
 from worker.agent.agent import Agent
-from worker.agent.errors import AgentError
+from worker.agent.errors import AgentError, AgentStoppingError
 from worker.agent.premises import Premises, open_premises
 from worker.agent.store import StateFolder
 from worker.federated import types
 from worker.federated.base_models import load_base_model
+from worker.federated.objectives.loading import load_for_task
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.wire import encode_update
+from worker.federated.wire import decode_plan, decode_private, encode_update
 from worker.platform import Platform
 
 MODEL = "builtin:tiny_gemma"
@@ -300,3 +308,68 @@ def test_another_model_or_other_data_are_refused_at_the_start(
     more = open_premises(MODEL, str(data_file), TaskKind.FILL_IN)
     with pytest.raises(AgentError, match="has 5 training rows, but own-machine registered 4"):
         more.spec(client)
+
+
+def test_a_second_agent_on_one_state_folder_is_refused(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    with StateFolder(folder, site.client_id).locked():
+        with (
+            pytest.raises(AgentError, match=rf"process {os.getpid()}.*another --state"),
+            StateFolder(folder, site.client_id).locked(),
+        ):
+            raise AssertionError("not reached")
+        with StateFolder(folder, new_id()).locked():
+            pass  # another client may share the folder
+    with StateFolder(folder, site.client_id).locked():
+        pass  # free again
+
+
+def test_a_round_that_was_interrupted_goes_on(
+    site: Site, premises: Premises, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run()
+    site.do_jobs()
+
+    class StopAfterOneStep(StateFolder):
+        def save_checkpoint(self, work: Work, tensors: types.Tensors) -> None:
+            super().save_checkpoint(work, tensors)
+            raise AgentStoppingError
+
+    interrupted = StopAfterOneStep(tmp_path / "state", site.client_id)
+    do_next(site, replace(agent, store=interrupted, checkpoint_seconds=0))
+    path = next((tmp_path / "state").rglob("checkpoint.safetensors"))
+    assert int(decode_private(path.read_bytes())["step"]) == 1
+    do_next(site, agent)
+    assert "going on after step 1 of 2" in caplog.text
+    assert not path.exists()
+    kept = agent.store.load_private(run_id, 1)
+    fresh = make_agent(site, premises, tmp_path / "other")
+    assert_same_as_undisturbed(site, fresh, run_id, kept)
+
+
+def assert_same_as_undisturbed(
+    site: Site, agent: Agent, run_id: UUID, kept: types.Tensors | None
+) -> None:
+    """The same plan, trained in one go."""
+    assert kept is not None
+    plan = decode_plan(site.platform.store.read(remote_updates(site)[0].plan_sha256))
+    model, objective = load_for_task(
+        agent.premises.model,
+        agent.premises.data,
+        TrainingConfig.model_validate(site.run(run_id).training),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    client = types.LocalClient(
+        spec=agent.spec,
+        model=model,
+        objective=objective,
+        data=agent.premises.data,
+        training=TrainingConfig.model_validate(site.run(run_id).training),
+        private=None,
+    )
+    whole = H2Tune(H2TuneParams()).train_client(plan, client).private
+    assert whole.keys() == kept.keys()
+    assert [name for name in whole if not torch.equal(whole[name], kept[name])] == []
