@@ -1,80 +1,104 @@
-"""`python -m worker.federated.experiments --config FILE --out FOLDER [--data-dir D] ...`."""
+"""`python -m worker.federated.experiments --config FILE --out FOLDER [--data-dir D] ...`.
+
+A run can be interrupted, continued and split: what `results.csv` in the folder already holds is
+not computed again, and two processes may work on different arms or seeds of one folder.
+"""
 
 import argparse
 import logging
+import statistics
 from pathlib import Path
 
 import torch
 
-from worker.federated.experiments.arms import run_arm
-from worker.federated.experiments.config import Experiment, Setting, UntrainedArm, load_experiment
+from worker.federated.experiments.arm_kinds import GaugeSource, UntrainedArm
+from worker.federated.experiments.arms import ArmRunner
+from worker.federated.experiments.chart import write_chart
+from worker.federated.experiments.config import Experiment, Setting, load_experiment
 from worker.federated.experiments.gauging import gauged_private
 from worker.federated.experiments.members import make_clients, probe_texts
-from worker.federated.experiments.report import Line, markdown, write_chart, write_csv
+from worker.federated.experiments.records import (
+    append_records,
+    fingerprint,
+    read_records,
+    record,
+    require_same_configuration,
+)
+from worker.federated.experiments.report import markdown, mean_by_seed
 from worker.federated.types import Tensors
 
 _LOGGER = logging.getLogger("worker.federated.experiments")
 
+RESULTS = "results.csv"
+
 
 def main() -> None:
-    """Runs the grid; files are written anew after each arm, so an interruption loses little."""
+    """Runs what is missing of the grid; results are written after each arm."""
     options = _options()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     experiment = load_experiment(options.config)
-    if options.seeds is not None:
-        experiment = experiment.model_copy(update={"seeds": options.seeds})
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
-    lines: list[Line] = []
+    torch.set_flush_denormal(True)
     for setting in experiment.settings:
         tasks = {str(member.task) for member in setting.members}
         if options.tasks and not tasks <= set(options.tasks.split(",")):
             _LOGGER.info("%s: left out, its tasks are %s", setting.name, ", ".join(sorted(tasks)))
             continue
-        for seed in range(experiment.seeds):
-            _run_seed(experiment, setting, seed, options, lines)
+        _run_setting(experiment, setting, options)
+    _write_report(experiment, options.out)
 
 
-def _run_seed(
-    experiment: Experiment,
-    setting: Setting,
-    seed: int,
-    options: argparse.Namespace,
-    lines: list[Line],
-) -> None:
-    pairs = make_clients(setting, seed, options.data_dir, options.models_dir)
-    clients = [client for _, client in pairs]
-    gauges: dict[str, dict[str, Tensors]] = {"none": {}}
-    for arm in experiment.arms:
-        if options.arms and arm.name not in options.arms.split(","):
-            continue
-        source = "none" if isinstance(arm, UntrainedArm) else arm.gauge
-        if source != "none" and source not in gauges:
-            texts = probe_texts(setting, options.data_dir)
-            gauges[source] = gauged_private(setting, clients, texts, source)
-        outcomes = run_arm(experiment, setting, arm, clients, gauges[source], seed)
-        for (member, client), outcome in zip(pairs, outcomes, strict=True):
-            lines.append(Line(setting.name, arm.name, seed, member, client, outcome))
-        mean = sum(outcome.accuracy_after_aggregation for outcome in outcomes) / len(outcomes)
-        local = sum(outcome.accuracy_after_local for outcome in outcomes) / len(outcomes)
-        _LOGGER.info(
-            "%s seed %d %s: %.4f after local steps, %.4f after aggregation",
-            setting.name,
-            seed,
-            arm.name,
-            local,
-            mean,
-        )
-        _write(experiment, lines, options.out)
+def _run_setting(experiment: Experiment, setting: Setting, options: argparse.Namespace) -> None:
+    path = options.out / RESULTS
+    gauges: dict[GaugeSource, dict[str, Tensors]] = {}
+    for seed in options.seeds if options.seeds is not None else range(experiment.seeds):
+        pairs = make_clients(setting, seed, options.data_dir, options.models_dir)
+        clients = [client for _, client in pairs]
+        runner = ArmRunner(experiment, setting, clients, seed)
+        for arm in experiment.all_arms:
+            if options.arms and arm.name not in options.arms:
+                continue
+            configuration = fingerprint(experiment, setting, arm)
+            known = read_records(path)
+            require_same_configuration(known, setting.name, arm.name, configuration)
+            done = {(line.setting, line.arm, line.seed) for line in known}
+            if (setting.name, arm.name, seed) in done:
+                _LOGGER.info("%s seed %d %s: known", setting.name, seed, arm.name)
+                continue
+            source: GaugeSource = "none" if isinstance(arm, UntrainedArm) else arm.gauge
+            if source not in gauges:  # made from models and public texts: the same for all seeds
+                texts = [] if source == "none" else probe_texts(setting, options.data_dir)
+                gauges[source] = gauged_private(setting, clients, texts, source)
+            outcomes = runner.run(arm, gauges[source])
+            append_records(
+                path,
+                [
+                    record(setting, arm, seed, member, client, outcome, configuration)
+                    for (member, client), outcome in zip(pairs, outcomes, strict=True)
+                ],
+            )
+            _LOGGER.info(
+                "%s seed %d %s: %.4f after local steps, %.4f after aggregation",
+                setting.name,
+                seed,
+                arm.name,
+                statistics.fmean(outcome.accuracy_after_local for outcome in outcomes),
+                statistics.fmean(outcome.accuracy_after_aggregation for outcome in outcomes),
+            )
+            _write_report(experiment, options.out)
 
 
-def _write(experiment: Experiment, lines: list[Line], folder: Path) -> None:
-    write_csv(folder / "results.csv", lines)
-    done = [s for s in experiment.settings if any(line.setting == s.name for line in lines)]
-    text = "\n".join(markdown(lines, experiment.arms, setting.name) for setting in done)
-    (folder / "results.md").write_text(text, encoding="utf-8")
-    for setting in done:
-        write_chart(folder / f"{setting.name}.html", lines, experiment.arms, setting.name)
+def _write_report(experiment: Experiment, folder: Path) -> None:
+    records = read_records(folder / RESULTS)
+    texts = []
+    for setting in experiment.settings:
+        means = {a.name: mean_by_seed(records, setting.name, a.name) for a in experiment.all_arms}
+        known = {name: values for name, values in means.items() if values}
+        if known:
+            texts.append(markdown(records, experiment.all_arms, setting.name))
+            write_chart(folder / f"{setting.name}.svg", setting.name, known)
+    (folder / "results.md").write_text("\n".join(texts), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
@@ -84,10 +108,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="public data: <task>_{train,test}.jsonl")
     parser.add_argument("--models-dir", type=Path, help="where decoders given as folders lie")
     parser.add_argument("--tasks", help="only settings of these tasks, by comma")
-    parser.add_argument("--arms", help="only these arms, by comma")
-    parser.add_argument("--seeds", type=int, help="how many, from 0; default: as in the file")
+    parser.add_argument("--arms", type=_names, help="only these arms, by comma")
+    parser.add_argument("--seeds", type=_numbers, help="these, by comma; default: as in the file")
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
     return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

@@ -2,20 +2,14 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
-from worker.federated.experiments.config import (
-    Arm,
-    Experiment,
-    FederatedArm,
-    LocalArm,
-    Setting,
-    UntrainedArm,
-)
+from worker.federated.experiments.arm_kinds import Arm, FederatedArm, LocalArm, UntrainedArm
+from worker.federated.experiments.config import Experiment, Setting
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
 from worker.federated.types import Tensors
 
@@ -31,114 +25,145 @@ class Outcome:
     learning_rate: float | None  # the chosen one, in local arms
     round_number: int  # the chosen one in local arms, else the last
     bytes_up: float  # per round
+    update_cosine: float | None = None  # of the clients' changes, mean over rounds; federated only
 
 
-def run_arm(
-    experiment: Experiment,
-    setting: Setting,
-    arm: Arm,
-    clients: Sequence[SimulatedClient],
-    factors: Mapping[str, Tensors],
-    seed: int,
-) -> list[Outcome]:
-    """All clients of one arm with one seed, in the order given.
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One client alone, after some round; round 0 is untrained."""
 
-    Args:
+    round_number: int
+    validation_loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRunner:
+    """The arms of one setting with one seed; what several arms need is computed once.
+
+    Attributes:
         experiment: rounds and training.
         setting: gives the global rank.
-        arm: what to run.
         clients: without anything brought along.
-        factors: gauged factors by client id; empty for arms without a gauge.
         seed: of the run.
     """
-    members = [replace(client, private=factors.get(client.client_id)) for client in clients]
-    match arm:
-        case UntrainedArm():
-            return [_untrained(client, experiment.training) for client in members]
-        case LocalArm():
-            return [_alone(experiment, setting, arm, client, seed) for client in members]
-        case FederatedArm():
-            return _together(experiment, setting, arm.strategy, members, seed)
 
+    experiment: Experiment
+    setting: Setting
+    clients: Sequence[SimulatedClient]
+    seed: int
+    _points: dict[tuple[str, ...], list[Point]] = field(default_factory=dict)
 
-def _untrained(client: SimulatedClient, training: TrainingConfig) -> Outcome:
-    accuracy = client.objective(training).accuracy(client.model, client.data.test)
-    return Outcome(client.client_id, accuracy, accuracy, accuracy, None, 0, 0.0)
+    def run(self, arm: Arm, factors: Mapping[str, Tensors]) -> list[Outcome]:
+        """All clients in the order given.
 
+        Args:
+            arm: what to run.
+            factors: gauged factors by client id; empty for arms without a gauge.
+        """
+        members = [replace(c, private=factors.get(c.client_id)) for c in self.clients]
+        match arm:
+            case UntrainedArm():
+                return [self._untrained(client) for client in members]
+            case LocalArm():
+                return [self._alone(arm, client) for client in members]
+            case FederatedArm():
+                return self._together(arm.strategy, members)
 
-def _together(
-    experiment: Experiment,
-    setting: Setting,
-    strategy: Params,
-    clients: Sequence[SimulatedClient],
-    seed: int,
-) -> list[Outcome]:
-    last_only = experiment.training.model_copy(update={"evaluate_every": experiment.num_rounds})
-    result = _simulate(experiment, setting, strategy, last_only, clients, seed)
-    first, last = result.rounds[0].metrics, result.rounds[-1].metrics
-    return [
-        Outcome(
-            client_id=client.client_id,
-            accuracy_initial=first[client.client_id][MetricName.ACCURACY_BEFORE_TRAINING],
-            accuracy_after_local=last[client.client_id][MetricName.ACCURACY_AFTER_TRAINING],
-            accuracy_after_aggregation=result.delivered[client.client_id][
-                MetricName.ACCURACY_DELIVERED
-            ],
-            learning_rate=None,
-            round_number=experiment.num_rounds,
-            bytes_up=last[client.client_id][MetricName.BYTES_UP],
+    def _untrained(self, client: SimulatedClient) -> Outcome:
+        goal = client.objective(self.experiment.training)
+        accuracy = goal.accuracy(client.model, client.data.test)
+        return Outcome(client.client_id, accuracy, accuracy, accuracy, None, 0, 0.0)
+
+    def _together(self, strategy: Params, clients: Sequence[SimulatedClient]) -> list[Outcome]:
+        num_rounds = self.experiment.num_rounds
+        last_only = self.experiment.training.model_copy(update={"evaluate_every": num_rounds})
+        result = self._simulate(strategy, last_only, clients)
+        first, last = result.rounds[0].metrics, result.rounds[-1].metrics
+        cosines = [stage.report.values.get("update_cosine") for stage in result.rounds]
+        known = [cosine for cosine in cosines if cosine is not None]
+        return [
+            Outcome(
+                client_id=client.client_id,
+                accuracy_initial=first[client.client_id][MetricName.ACCURACY_BEFORE_TRAINING],
+                accuracy_after_local=last[client.client_id][MetricName.ACCURACY_AFTER_TRAINING],
+                accuracy_after_aggregation=result.delivered[client.client_id][
+                    MetricName.ACCURACY_DELIVERED
+                ],
+                learning_rate=None,
+                round_number=num_rounds,
+                bytes_up=last[client.client_id][MetricName.BYTES_UP],
+                update_cosine=sum(known) / len(known) if known else None,
+            )
+            for client in clients
+        ]
+
+    def _alone(self, arm: LocalArm, client: SimulatedClient) -> Outcome:
+        """The last round of the only rate, or the (rate, round) of lowest validation loss."""
+        by_rate = [(rate, self._course(arm, rate, client)) for rate in arm.learning_rates]
+        candidates = [(rate, point) for rate, points in by_rate for point in points]
+        if arm.chosen_by == "last_round":
+            rate, chosen = candidates[-1]
+        else:
+            rate, chosen = min(candidates, key=lambda candidate: candidate[1].validation_loss)
+        start = candidates[0][1].accuracy
+        return Outcome(
+            client.client_id,
+            start,
+            chosen.accuracy,
+            chosen.accuracy,
+            rate,
+            chosen.round_number,
+            bytes_up=0.0,
         )
-        for client in clients
-    ]
 
-
-def _alone(
-    experiment: Experiment, setting: Setting, arm: LocalArm, client: SimulatedClient, seed: int
-) -> Outcome:
-    """The best (learning rate, round) of one client by validation loss; round 0 is untrained."""
-    candidates: list[tuple[float, Outcome]] = []
-    for rate in arm.learning_rates:
-        strategy, training = arm.strategy, experiment.training
+    def _course(self, arm: LocalArm, rate: float, client: SimulatedClient) -> list[Point]:
+        """How one client alone fares with one learning rate, where it is measured."""
+        strategy, training = arm.strategy, self.experiment.training
         if "shared_learning_rate" in type(strategy).model_fields:
             strategy = strategy.model_copy(update={"shared_learning_rate": rate})
         else:
             training = training.model_copy(update={"learning_rate": rate})
-        result = _simulate(experiment, setting, strategy, training, [client], seed)
-        rounds = [stage.metrics[client.client_id] for stage in result.rounds]
-        initial = rounds[0][MetricName.ACCURACY_BEFORE_TRAINING]
-        points = [(0, rounds[0][MetricName.VALIDATION_LOSS_BEFORE_TRAINING], initial)]
-        points += [
-            (
-                number,
-                metrics[MetricName.VALIDATION_LOSS_AFTER_TRAINING],
-                metrics[MetricName.ACCURACY_AFTER_TRAINING],
-            )
-            for number, metrics in enumerate(rounds, start=1)
-            if MetricName.ACCURACY_AFTER_TRAINING in metrics
-        ]
-        for number, loss, accuracy in points:
-            reached = Outcome(
-                client.client_id, initial, accuracy, accuracy, rate, number, bytes_up=0.0
-            )
-            candidates.append((loss, reached))
-    return min(candidates, key=lambda candidate: candidate[0])[1]
-
-
-def _simulate(
-    experiment: Experiment,
-    setting: Setting,
-    strategy: Params,
-    training: TrainingConfig,
-    clients: Sequence[SimulatedClient],
-    seed: int,
-) -> SimulationResult:
-    with tempfile.TemporaryDirectory(prefix="fedbraid-") as folder:
-        return simulate(
-            strategy,
-            clients,
-            num_rounds=experiment.num_rounds,
-            training=training,
-            global_rank=setting.global_rank,
-            seed=seed,
-            output=Path(folder) if len(clients) > 1 else None,
+        key = (
+            client.client_id,
+            strategy.model_dump_json(),
+            training.model_dump_json(),
+            arm.gauge,
         )
+        if key not in self._points:
+            result = self._simulate(strategy, training, [client])
+            self._points[key] = _points(result, client.client_id)
+        return self._points[key]
+
+    def _simulate(
+        self, strategy: Params, training: TrainingConfig, clients: Sequence[SimulatedClient]
+    ) -> SimulationResult:
+        with tempfile.TemporaryDirectory(prefix="fedbraid-") as folder:
+            return simulate(
+                strategy,
+                clients,
+                num_rounds=self.experiment.num_rounds,
+                training=training,
+                global_rank=self.setting.global_rank,
+                seed=self.seed,
+                output=Path(folder) if len(clients) > 1 else None,
+            )
+
+
+def _points(result: SimulationResult, client_id: str) -> list[Point]:
+    rounds = [stage.metrics[client_id] for stage in result.rounds]
+    start = Point(
+        0,
+        rounds[0][MetricName.VALIDATION_LOSS_BEFORE_TRAINING],
+        rounds[0][MetricName.ACCURACY_BEFORE_TRAINING],
+    )
+    measured = [
+        Point(
+            number,
+            metrics[MetricName.VALIDATION_LOSS_AFTER_TRAINING],
+            metrics[MetricName.ACCURACY_AFTER_TRAINING],
+        )
+        for number, metrics in enumerate(rounds, start=1)
+        if MetricName.ACCURACY_AFTER_TRAINING in metrics
+    ]
+    return [start, *measured]

@@ -2,15 +2,16 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BuiltinTaskName
-from backend.contracts.strategies import LocalOnlyParams, Params
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import InvalidConfigError
+from worker.federated.experiments.arm_kinds import Arm
+from worker.federated.experiments.standard_arms import StandardArms
 from worker.federated.probes import ProbeUnit
 
 
@@ -85,43 +86,31 @@ class Setting(_Part):
     probes: Probes = Probes()
 
 
-class UntrainedArm(_Part):
-    """No training at all."""
-
-    kind: Literal["untrained"] = "untrained"
-    name: str = "untrained"
-
-
-class LocalArm(_Part):
-    """Every client alone, at its best: round and learning rate are chosen by validation loss."""
-
-    kind: Literal["local"] = "local"
-    name: str
-    strategy: Params = LocalOnlyParams()
-    learning_rates: tuple[float, ...] = Field(min_length=1)
-    gauge: Literal["none", "reference", "exchange"] = "none"
-
-
-class FederatedArm(_Part):
-    """All clients together; the last round counts, nothing is chosen."""
-
-    kind: Literal["federated"] = "federated"
-    name: str
-    strategy: Params
-    gauge: Literal["none", "reference", "exchange"] = "none"
-
-
-Arm = Annotated[UntrainedArm | LocalArm | FederatedArm, Field(discriminator="kind")]
-
-
 class Experiment(_Part):
     """A grid: every arm in every setting with every seed."""
 
     num_rounds: int = Field(20, ge=1)
     training: TrainingConfig
     settings: tuple[Setting, ...] = Field(min_length=1)
-    arms: tuple[Arm, ...] = Field(min_length=1)
-    seeds: int = Field(3, ge=1)
+    standard: StandardArms | None = None
+    arms: tuple[Arm, ...] = Field((), description="beside the standard ones")
+    seeds: int = Field(3, ge=1, description="how many, from 0")
+
+    @model_validator(mode="after")
+    def _has_arms_to_tell_apart(self) -> Self:
+        names = [arm.name for arm in self.all_arms]
+        if not names:
+            raise ValueError("there is no arm: add [standard] or [[arms]]")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two arms are named {twice[0]!r}: rename one")
+        return self
+
+    @property
+    def all_arms(self) -> tuple[Arm, ...]:
+        """Standard arms first, then the others."""
+        standard = self.standard.arms(self.training.learning_rate) if self.standard else []
+        return (*standard, *self.arms)
 
 
 def load_experiment(path: Path) -> Experiment:

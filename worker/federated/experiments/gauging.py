@@ -1,10 +1,10 @@
 """Gauged factors for all clients of a setting, as what they bring into their first round."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 
+from worker.federated.experiments.arm_kinds import GaugeSource
 from worker.federated.experiments.config import Setting
 from worker.federated.gauge import (
     SCORES_PER_LINEAR,
@@ -20,13 +20,11 @@ from worker.federated.roles import adapted_modules
 from worker.federated.simulation import SimulatedClient
 from worker.federated.types import Tensors
 
-Source = Literal["reference", "exchange"]
-
 MAX_PROBE_TOKENS = 256
 
 
 def gauged_private(
-    setting: Setting, clients: Sequence[SimulatedClient], texts: Sequence[str], source: Source
+    setting: Setting, clients: Sequence[SimulatedClient], texts: Sequence[str], source: GaugeSource
 ) -> dict[str, Tensors]:
     """Factors of every client in the gauge of the setting's probes.
 
@@ -36,11 +34,13 @@ def gauged_private(
             so each model reads the probes once.
         texts: the public probe texts.
         source: `exchange` joins the scores of all clients; `reference` takes the last outputs of
-            the first client's model, so that nothing is exchanged.
+            the first client's model, so that nothing is exchanged; `none` gives nothing.
 
     Returns:
         By client id, `factors/A/<module>` (rank, in) and `factors/B/<module>` (out, rank).
     """
+    if source == "none":
+        return {}
     seen: dict[int, dict[str, Activations]] = {}
     for client in clients:
         if id(client.model) not in seen:
@@ -56,7 +56,7 @@ def _codes(
     setting: Setting,
     clients: Sequence[SimulatedClient],
     seen: Mapping[int, Mapping[str, Activations]],
-    source: Source,
+    source: GaugeSource,
 ) -> dict[str, torch.Tensor]:
     scores: dict[str, list[torch.Tensor]] = {}
     by_model = {

@@ -109,7 +109,7 @@ def _builtin_client(
     setting: Setting, member: BuiltinMember, client_id: str, seed: int
 ) -> SimulatedClient:
     ref = BaseModelRef(source="builtin", id=member.model)
-    model, tokenizer = load_base_model(ref, device=torch.device("cpu"), dtype=torch.float32)
+    model, tokenizer = _builtin(ref)
     own = generate(
         BuiltinDataset(
             task=member.task,
@@ -173,6 +173,12 @@ def _encoder_client(
 
 
 _encoder = cache(load_encoder)
+
+
+@cache
+def _builtin(ref: BaseModelRef) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """One model for all clients that have it: simulations work on copies."""
+    return load_base_model(ref, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def _encoder_objective(

@@ -33,42 +33,66 @@ members = [
     { kind = "builtin", model = "tiny_gemma", task = "story_classification", rank = 2 },
 ]
 
-[[arms]]
-kind = "untrained"
-
-[[arms]]
-kind = "local"
-name = "local_lora"
-learning_rates = [1e-3]
+[standard]
+names = ["untrained", "local_only", "local_lora", "h2tune"]
+h2tune = { name = "h2tune", gauge = "probe", joint_rounds = 0, mask_warmup_rounds = 0 }
+gauge = "exchange"
+lora_learning_rates = [1e-3]
 
 [[arms]]
 kind = "federated"
-name = "h2tune"
-gauge = "exchange"
-strategy = { name = "h2tune", gauge = "probe", joint_rounds = 0, mask_warmup_rounds = 0 }
+name = "plain"
+strategy = { name = "h2tune", gauge = "none" }
 """
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_are_valid(path: Path) -> None:
-    assert load_experiment(path).arms
+    assert load_experiment(path).all_arms
 
 
-def test_an_experiment_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "small.toml").write_text(SMALL)
-    out = tmp_path / "out"
-    monkeypatch.setattr(
-        sys, "argv", ["experiments", "--config", str(tmp_path / "small.toml"), "--out", str(out)]
-    )
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> list[dict[str, str]]:
+    (folder / "small.toml").write_text(SMALL)
+    given = ["--config", str(folder / "small.toml"), "--out", str(folder / "out"), *options]
+    monkeypatch.setattr(sys, "argv", ["experiments", *given])
     main()
-    rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
-    assert [row["arm"] for row in rows] == ["untrained"] * 2 + ["local_lora"] * 2 + ["h2tune"] * 2
+    return list(csv.DictReader((folder / "out" / "results.csv").read_text().splitlines()))
+
+
+def test_an_experiment_is_done_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path, monkeypatch, "--arms", "untrained,h2tune")
+    assert [row["arm"] for row in first] == ["untrained"] * 2 + ["h2tune"] * 2
+    rows = run(tmp_path, monkeypatch)
+    assert rows[:4] == first  # known, and left alone
+    arms = ["untrained", "h2tune", "local_only", "local_lora", "plain"]
+    assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
+    assert list(rows[0])[:12] == [
+        *("setting", "arm", "seed", "client", "model", "layers", "hidden", "rank", "task"),
+        *("accuracy_initial", "accuracy_after_local", "accuracy_after_aggregation"),
+    ]
     assert {row["layers"] for row in rows} == {"4", "6"}
     assert {(row["client"], row["accuracy_initial"]) for row in rows} == {
         (row["client"], row["accuracy_initial"]) for row in rows[:2]
     }  # all arms start from the same accuracy
-    assert "Against the best local arm" in (out / "results.md").read_text()
-    assert (out / "small.html").stat().st_size > 0
+    assert {row["round"] for row in rows if row["arm"] == "local_only"} == {"2"}
+    assert "Against the best local arm" in (tmp_path / "out" / "results.md").read_text()
+    assert (tmp_path / "out" / "small.svg").stat().st_size > 0
+
+
+def test_seeds_are_chosen_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run(tmp_path, monkeypatch, "--arms", "untrained", "--seeds", "3,1")
+    assert [row["seed"] for row in rows] == ["3", "3", "1", "1"]
+
+
+def test_results_of_another_configuration_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, monkeypatch, "--arms", "untrained")
+    monkeypatch.setattr(
+        sys.modules[__name__], "SMALL", SMALL.replace("num_test = 6", "num_test = 5")
+    )
+    with pytest.raises(InvalidConfigError, match="another configuration"):
+        run(tmp_path, monkeypatch, "--arms", "untrained")
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
@@ -77,3 +101,13 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").write_text("seeds = 1")
     with pytest.raises(InvalidConfigError, match=r"num_rounds\n  Field required|training"):
         load_experiment(tmp_path / "empty.toml")
+
+
+def test_an_experiment_has_arms_with_different_names(tmp_path: Path) -> None:
+    path = tmp_path / "arms.toml"
+    path.write_text(SMALL.replace('name = "plain"', 'name = "h2tune"'))
+    with pytest.raises(InvalidConfigError, match="two arms are named 'h2tune'"):
+        load_experiment(path)
+    path.write_text(SMALL[: SMALL.index("[standard]")])
+    with pytest.raises(InvalidConfigError, match="there is no arm"):
+        load_experiment(path)

@@ -1,33 +1,23 @@
-"""Intervals and verdicts of experiments."""
+"""What the report of an experiment says."""
+
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from worker.federated.experiments.report import interval, paired, verdict
+from worker.federated.experiments.chart import write_chart
+from worker.federated.experiments.report import verdict
 
-
-def test_interval_is_students() -> None:
-    # Mean 2, standard deviation 1, n = 3: 4.303 / sqrt(3).
-    found = interval([1.0, 2.0, 3.0])
-    assert found.mean == 2.0
-    assert found.half_width == pytest.approx(2.4843, abs=1e-3)
-    assert not found.is_positive
-    assert interval([5.0]).half_width is None
-    assert not interval([5.0]).is_positive
-
-
-def test_differences_are_paired_by_seed() -> None:
-    found = paired({0: 0.9, 1: 0.8, 2: 0.7}, {0: 0.8, 1: 0.7, 2: 0.6})
-    assert found.mean == pytest.approx(0.1)
-    assert found.half_width == pytest.approx(0.0, abs=1e-9)
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.mark.parametrize(
     ("shared", "permuted", "expected"),
     [
         ([0.80, 0.81, 0.79], [0.70, 0.71, 0.69], "**Transfer**"),
-        ([0.80, 0.81, 0.79], [0.82, 0.83, 0.81], "**Shrinkage**"),
-        ([0.80, 0.60, 0.79], [0.70, 0.71, 0.69], "not settled"),
-        ([0.60, 0.61, 0.59], [0.50, 0.51, 0.49], "No gain"),
+        ([0.80, 0.81, 0.79], [0.82, 0.83, 0.81], "**Shrinkage, not transfer**"),
+        ([0.80, 0.60, 0.79], [0.70, 0.71, 0.69], "No gain from sharing shown"),
+        ([0.60, 0.61, 0.59], [0.50, 0.51, 0.49], "No gain from sharing shown"),
     ],
 )
 def test_a_gain_that_survives_the_control_is_no_transfer(
@@ -39,3 +29,12 @@ def test_a_gain_that_survives_the_control_is_no_transfer(
         "local_lora": {0: 0.70, 1: 0.71, 2: 0.69},
     }
     assert expected in verdict(means, "local_lora")
+
+
+def test_a_chart_shows_every_seed_of_every_arm(tmp_path: Path) -> None:
+    path = tmp_path / "chart.svg"
+    write_chart(path, "a < b", {"h2tune": {0: 0.5, 1: 0.6}, "local_lora": {0: 0.4}})
+    root = ElementTree.parse(path).getroot()  # noqa: S314 - written just now
+    assert len(root.findall(f"{SVG}circle")) == 3
+    texts = [text.text for text in root.findall(f"{SVG}text")]
+    assert {"a < b", "h2tune", "local_lora", "0.550", "0.400"} <= set(texts)

@@ -1,0 +1,49 @@
+"""What an arm of an experiment is: nobody trains, everybody alone, or all together."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.contracts.strategies import LocalOnlyParams, Params
+
+GaugeSource = Literal["none", "reference", "exchange"]
+"""Factors that clients bring along: none (the strategy makes its own), or made from codes of one
+client's model, or of all clients' models."""
+
+
+class _Arm(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UntrainedArm(_Arm):
+    """No training at all."""
+
+    kind: Literal["untrained"] = "untrained"
+    name: str = "untrained"
+
+
+class LocalArm(_Arm):
+    """Every client alone, by default at its best."""
+
+    kind: Literal["local"] = "local"
+    name: str
+    strategy: Params = LocalOnlyParams()
+    learning_rates: tuple[float, ...] = Field(min_length=1)
+    gauge: GaugeSource = "none"
+    chosen_by: Literal["validation", "last_round"] = Field(
+        "validation",
+        description="validation: the rate and round of lowest validation loss, round 0 included. "
+        "last_round: the last round of the only rate.",
+    )
+
+
+class FederatedArm(_Arm):
+    """All clients together; the last round counts, nothing is chosen."""
+
+    kind: Literal["federated"] = "federated"
+    name: str
+    strategy: Params
+    gauge: GaugeSource = "none"
+
+
+Arm = Annotated[UntrainedArm | LocalArm | FederatedArm, Field(discriminator="kind")]
