@@ -33,6 +33,10 @@ class Inputs(Protocol):
     """How examples become what a model reads."""
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Of text; None: the model reads something else."""
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Entries of a batch that the model takes; all but `labels` and bookkeeping."""
 
@@ -117,12 +121,17 @@ class HeadObjective:
                 f"{type(model).__name__} has a head for {model.config.num_labels} classes but the "
                 f"data have {len(labels)}: load it for these labels, see load_for_task."
             )
-        if isinstance(inputs, TextInputs):  # decoders look for the last token that is no padding
+        if inputs.tokenizer is not None:  # decoders look for the last token that is no padding
             model.config.pad_token_id = padding_id(inputs.tokenizer)
         self._inputs = inputs
         self._labels = list(labels)
         self._max_eval_examples = max_eval_examples
         self._head_learning_rate = head_learning_rate
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The model's, if it reads text."""
+        return self._inputs.tokenizer
 
     @property
     def head(self) -> Mapping[str, nn.Parameter]:

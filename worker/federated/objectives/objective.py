@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.datasets import Example
 
@@ -24,6 +24,10 @@ Forward = Callable[..., Any]
 
 class Objective(Protocol):
     """One client's goal, bound to its tokenizer, its kind of task and its limits."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Of a model that reads text; None for any other."""
 
     def encode(self, examples: Sequence[Example]) -> Sequence[Any]:
         """Training rows, in order; `collate` understands them."""

@@ -7,10 +7,8 @@ Codes go down once, 4 n R bytes; nothing goes up, and who joins late gets the sa
 """
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
@@ -35,15 +33,6 @@ _PUBLIC_TASKS = {
     TaskKind.PROGRAM: BuiltinTaskName.ARITHMETIC_PROGRAM,
     TaskKind.CLASSIFICATION: BuiltinTaskName.STORY_CLASSIFICATION,
 }
-
-
-@runtime_checkable
-class ReadsText(Protocol):
-    """An objective whose model reads text."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's."""
 
 
 def can_be_probed(kind: TaskKind) -> bool:
@@ -92,13 +81,14 @@ def client_factors(plan: ClientPlan, client: LocalClient) -> Tensors:
     Raises:
         InvalidConfigError: its model reads no text, or the plan has no codes.
     """
-    if not isinstance(client.objective, ReadsText) or "codes" not in plan.tensors:
+    tokenizer = client.objective.tokenizer
+    if tokenizer is None or "codes" not in plan.tensors:
         raise InvalidConfigError(
             f"gauge is 'probe', but the model of client {plan.client_id!r} reads no text or its "
             "plan has no codes: choose another gauge."
         )
     batches = probe_batches(
-        client.objective.tokenizer,
+        tokenizer,
         public_prompts(plan.settings["probe_kinds"]),
         "text",
         max_length=MAX_PROBE_TOKENS,

@@ -50,6 +50,11 @@ class ImageInputs:
     folder: Path | None = None
 
     @property
+    def tokenizer(self) -> None:
+        """Pictures have none."""
+        return None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The pixels alone."""
         return ("pixel_values",)

@@ -1,13 +1,17 @@
 """H2Tune with the probe gauge: what the server sends, and what clients make of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from backend.contracts.enums import TaskKind
 from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
-from tests.worker.federated.tiny import make_client
+from tests.worker.federated.tiny import make_client, make_tokenizer
 from worker.federated.errors import InvalidConfigError
+from worker.federated.objectives.classification import HeadObjective, TextInputs
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.h2tune_gauge import NUM_PROBES, public_prompts
@@ -83,3 +87,34 @@ def test_a_plan_without_codes_is_refused() -> None:
     )
     with pytest.raises(InvalidConfigError, match="gauge is 'probe'"):
         strategy.train_client(plan, local)
+
+
+def encoder(client_id: str, family: str) -> SimulatedClient:
+    def bind(model: PreTrainedModel, config: TrainingConfig) -> HeadObjective:
+        return HeadObjective(model, TextInputs(make_tokenizer(), config.max_length), ("no", "yes"))
+
+    client = make_client(client_id, family)
+    return replace(client, bind_objective=bind)
+
+
+def test_encoders_with_heads_get_the_gauge_beside_decoders() -> None:
+    members = [encoder("a", "bert"), encoder("b", "distilbert"), make_client("c")]
+    result = simulate(PARAMS, members, num_rounds=1, training=TRAINING, global_rank=4, seed=0)
+    for client in members:
+        factors = [
+            tensor
+            for name, tensor in result.private[client.client_id].items()
+            if name.startswith("factors/A/")
+        ]
+        assert len(factors) == 2 * len(client.spec().modules)
+        assert all(float(factor.abs().max()) > 0 for factor in factors)
+    head = HeadObjective(members[0].model, TextInputs(make_tokenizer(), 48), ("no", "yes"))
+    assert head.tokenizer is not None
+
+
+def test_pictures_are_refused_with_a_sentence() -> None:
+    client = make_client("a")
+    images = replace(client, data=replace(client.data, task=TaskKind.IMAGE_CLASSIFICATION))
+    (refusal,) = H2Tune(PARAMS).check(federation(images))
+    assert "'image_classification'" in refusal.reason
+    assert "choose another gauge" in refusal.reason
