@@ -65,6 +65,17 @@ class UnsupportedMediaError(PlatformError):
     code = "unsupported_media_type"
 
 
+class LockedError(PlatformError):
+    """Too often: later."""
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_seconds: int = 1):
+        super().__init__(message, code=code)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class InvalidError(PlatformError):
     """Well-formed, but a value is not acceptable."""
 

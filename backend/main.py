@@ -7,8 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
+from backend.account.routes import router as account
 from backend.base_models.routes import router as base_models
 from backend.clients.routes import router as clients
+from backend.comparisons.routes import router as comparisons
 from backend.contracts.common import Problem
 from backend.datasets.routes import router as datasets
 from backend.db.session import create_database_engine, create_session_factory
@@ -18,6 +20,7 @@ from backend.health.routes import router as health
 from backend.logging import configure_logging
 from backend.metrics.routes import router as metrics
 from backend.runs.routes import router as runs
+from backend.sessions.routes import router as sessions
 from backend.settings import Settings, get_settings
 from backend.storage import open_blob_store
 from backend.strategies.routes import router as strategies
@@ -29,6 +32,8 @@ from backend.web.prometheus import RequestMetrics
 
 PREFIX = "/api/v1"
 _ROUTERS = (
+    sessions,
+    account,
     users,
     clients,
     datasets,
@@ -36,6 +41,7 @@ _ROUTERS = (
     strategies,
     federations,
     runs,
+    comparisons,
     metrics,
     events,
     agent,

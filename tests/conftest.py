@@ -49,6 +49,8 @@ def engine(migrated_engine: Engine) -> Iterator[Engine]:
     """A database with all tables and no rows."""
     yield migrated_engine
     with migrated_engine.begin() as connection:
+        # Without triggers: the audit trail lets nobody else remove its rows.
+        connection.exec_driver_sql("SET LOCAL session_replication_role = 'replica'")
         for table in reversed(Base.metadata.sorted_tables):
             connection.execute(table.delete())
 

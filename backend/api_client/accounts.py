@@ -1,9 +1,25 @@
-"""Signing in and users."""
+"""Signing in, users, and what belongs to one's own account."""
 
+import builtins
 from collections.abc import Iterator
+from uuid import UUID
 
 from backend.api_client.transport import Transport
-from backend.contracts.users import Session, SignIn, User, UserCreate
+from backend.contracts.users import (
+    NewPersonalToken,
+    OpenSession,
+    PasswordChange,
+    PersonalToken,
+    PersonalTokenCreate,
+    RecoveryCodes,
+    SecondFactorCode,
+    SecondFactorOffer,
+    Session,
+    SignIn,
+    User,
+    UserCreate,
+    UserUpdate,
+)
 
 
 class Sessions:
@@ -19,6 +35,14 @@ class Sessions:
     def delete_current(self) -> None:
         """End the session whose token this client sends."""
         self._transport.call("DELETE", "/sessions/current")
+
+    def list(self) -> builtins.list[OpenSession]:
+        """Where one is signed in, newest first."""
+        return self._transport.get("/sessions", builtins.list[OpenSession])
+
+    def end(self, session_id: UUID) -> None:
+        """End another session of one's own."""
+        self._transport.call("DELETE", f"/sessions/{session_id}")
 
 
 class Users:
@@ -38,3 +62,42 @@ class Users:
     def list(self) -> Iterator[User]:
         """All users, newest first; for administrators."""
         return self._transport.walk("/users", User)
+
+    def update(self, user_id: UUID, change: UserUpdate) -> User:
+        """Change role, access or second factor of a user; for administrators."""
+        return self._transport.patch(f"/users/{user_id}", User, change)
+
+
+class Account:
+    """`/users/me`: password, personal tokens and second factor of one's own."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def change_password(self, change: PasswordChange) -> None:
+        """Set a new password; other sessions and personal tokens end."""
+        self._transport.call("POST", "/users/me/password", change)
+
+    def create_token(self, token: PersonalTokenCreate) -> NewPersonalToken:
+        """Make a token for a program; its secret is shown once."""
+        return self._transport.post("/users/me/tokens", NewPersonalToken, token)
+
+    def list_tokens(self) -> list[PersonalToken]:
+        """Personal tokens that count, newest first."""
+        return self._transport.get("/users/me/tokens", list[PersonalToken])
+
+    def end_token(self, token_id: UUID) -> None:
+        """End a personal token."""
+        self._transport.call("DELETE", f"/users/me/tokens/{token_id}")
+
+    def offer_second_factor(self) -> SecondFactorOffer:
+        """A secret for an authenticator app; it counts once confirmed."""
+        return self._transport.post("/users/me/second-factor", SecondFactorOffer)
+
+    def confirm_second_factor(self, code: SecondFactorCode) -> RecoveryCodes:
+        """Switch the second factor on."""
+        return self._transport.post("/users/me/second-factor/confirmation", RecoveryCodes, code)
+
+    def remove_second_factor(self, code: SecondFactorCode) -> None:
+        """Switch the second factor off."""
+        self._transport.call("POST", "/users/me/second-factor/removal", code)

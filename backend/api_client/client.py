@@ -6,9 +6,10 @@ from typing import Self
 import httpx
 from pydantic import SecretStr
 
-from backend.api_client.accounts import Sessions, Users
+from backend.api_client.accounts import Account, Sessions, Users
 from backend.api_client.agent import AgentWork
 from backend.api_client.clients import Clients, EnrolmentKeys
+from backend.api_client.comparisons import Comparisons
 from backend.api_client.federations import Catalogue, Federations
 from backend.api_client.runs import Runs
 from backend.api_client.transport import Transport
@@ -66,11 +67,13 @@ class ApiClient:
         shared = Transport(self._http, base_url, max_retries, backoff_seconds)
         self.sessions = Sessions(shared)
         self.users = Users(shared)
+        self.account = Account(shared)
         self.enrolment_keys = EnrolmentKeys(shared)
         self.clients = Clients(shared)
         self.catalogue = Catalogue(shared)
         self.federations = Federations(shared)
         self.runs = Runs(shared)
+        self.comparisons = Comparisons(shared)
         self.agent = AgentWork(shared)
 
     def use_token(self, token: str | None) -> None:
@@ -80,9 +83,11 @@ class ApiClient:
         else:
             self._http.headers["Authorization"] = f"Bearer {token}"
 
-    def sign_in(self, username: str, password: str) -> Session:
-        """Open a session and use its token from now on."""
-        session = self.sessions.create(SignIn(username=username, password=SecretStr(password)))
+    def sign_in(self, username: str, password: str, code: str | None = None) -> Session:
+        """Open a session and use its token from now on; `code`: of the second factor."""
+        session = self.sessions.create(
+            SignIn(username=username, password=SecretStr(password), code=code)
+        )
         self.use_token(session.token)
         return session
 

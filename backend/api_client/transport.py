@@ -67,6 +67,11 @@ class Transport:
         """POST `body` as JSON and read one `answer`."""
         return self._parse(path, answer, self._send("POST", path, json=_encode(body)))
 
+    def patch(self, path: str, answer: type[T], body: BaseModel) -> T:
+        """PATCH with the fields of `body` that were set, and read one `answer`."""
+        changes = body.model_dump(mode="json", exclude_unset=True)
+        return self._parse(path, answer, self._send("PATCH", path, json=changes))
+
     def put_bytes(
         self, path: str, answer: type[T], content: bytes | Iterable[bytes], media_type: str
     ) -> T:

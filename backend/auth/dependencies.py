@@ -14,7 +14,9 @@ from backend.errors import ForbiddenError, UnauthenticatedError
 from backend.web.dependencies import DbSession
 
 _bearer = HTTPBearer(
-    auto_error=False, description="A session (`fbs_...`) or a client's credential (`fbc_...`)."
+    auto_error=False,
+    description="A session (`fbs_...`), a personal token (`fbp_...`) or a client's credential "
+    "(`fbc_...`).",
 )
 
 
@@ -51,12 +53,32 @@ def require(role: Role) -> Callable[[Principal], UserPrincipal]:
             )
         if not principal.has(role):
             raise ForbiddenError(
-                f"This needs the role {role.value}; {principal.name} has {principal.role.value}. "
-                "Ask an administrator."
+                f"This needs the role {role.value}; {principal.name} has {principal.role.value}"
+                + (
+                    ". Ask an administrator."
+                    if principal.scope is None
+                    else f" with a token of scope {principal.scope.value}. Use another token."
+                )
             )
         return principal
 
     return check
+
+
+def current_session(
+    principal: Annotated[UserPrincipal, Depends(require(Role.VIEWER))],
+) -> UserPrincipal:
+    """A user who signed in, for what a program with a personal token must not do.
+
+    Raises:
+        ForbiddenError: a personal token was sent.
+    """
+    if principal.scope is not None:
+        raise ForbiddenError(
+            "A personal token may not do this: sign in with POST /api/v1/sessions.",
+            code="session_needed",
+        )
+    return principal
 
 
 def current_client(principal: AnyPrincipal) -> ClientPrincipal:
@@ -88,4 +110,6 @@ def require_role_or_client(principal: Principal, role: Role, client_id: UUID) ->
 Viewer = Annotated[UserPrincipal, Depends(require(Role.VIEWER))]
 Operator = Annotated[UserPrincipal, Depends(require(Role.OPERATOR))]
 Administrator = Annotated[UserPrincipal, Depends(require(Role.ADMINISTRATOR))]
+SignedIn = Annotated[UserPrincipal, Depends(current_session)]
+"""A user of any role in a session of a person; personal tokens are refused."""
 CurrentClient = Annotated[ClientPrincipal, Depends(current_client)]

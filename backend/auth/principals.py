@@ -5,8 +5,21 @@ from typing import ClassVar
 from uuid import UUID
 
 from backend.contracts.enums import Role
+from backend.contracts.users import TokenScope
 
 _RANKS = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
+_ROLES_OF_SCOPES = {
+    TokenScope.READ: Role.VIEWER,
+    TokenScope.OPERATE: Role.OPERATOR,
+    TokenScope.ADMINISTER: Role.ADMINISTRATOR,
+}
+
+
+def role_within(role: Role, scope: TokenScope | None) -> Role:
+    """The weaker of a user's role and what a personal token's scope allows."""
+    if scope is None:
+        return role
+    return min(role, _ROLES_OF_SCOPES[scope], key=_RANKS.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -16,9 +29,10 @@ class UserPrincipal:
     kind: ClassVar[str] = "user"
     id: UUID
     name: str
-    role: Role
+    role: Role  # the most that this token allows
     token_id: UUID
     address: str | None
+    scope: TokenScope | None = None  # of a personal token; None: a session
 
     def has(self, role: Role) -> bool:
         """True when the user may do what `role` may: each role includes the weaker ones."""

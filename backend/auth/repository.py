@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.models import Client, Token, User
@@ -37,9 +37,40 @@ def touch_client(session: Session, client_id: UUID) -> None:
     )
 
 
+def touch_token(session: Session, token_id: UUID) -> None:
+    """Moves `last_used_at`, at most once per few seconds to spare the disk."""
+    session.execute(
+        update(Token)
+        .where(
+            Token.id == token_id,
+            or_(Token.last_used_at.is_(None), Token.last_used_at < func.now() - _SEEN_INTERVAL),
+        )
+        .values(last_used_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def live_tokens(user_id: UUID) -> Select[Token]:
+    """The tokens of a user that count: sessions and personal ones."""
+    return select(Token).where(
+        Token.user_id == user_id, Token.revoked_at.is_(None), Token.expires_at > func.now()
+    )
+
+
 def revoke_token(session: Session, token_id: UUID) -> None:
     """Ends one token."""
     _revoke(session, Token.id == token_id)
+
+
+def revoke_user_token(session: Session, user_id: UUID, token_id: UUID) -> bool:
+    """Ends one token if it is this user's and counts still; says whether it was."""
+    return _revoke(session, (Token.id == token_id) & (Token.user_id == user_id)) > 0
+
+
+def revoke_user_tokens(session: Session, user_id: UUID, spare: UUID | None = None) -> int:
+    """Ends all sessions and personal tokens of a user but one; gives how many there were."""
+    others = Token.user_id == user_id
+    return _revoke(session, others if spare is None else others & (Token.id != spare))
 
 
 def revoke_client_tokens(session: Session, client_id: UUID) -> int:

@@ -13,6 +13,7 @@ class SecretKind(StrEnum):
     """The prefix of a secret."""
 
     SESSION = "fbs"  # a signed-in user
+    PERSONAL = "fbp"  # a program that acts for a user
     CREDENTIAL = "fbc"  # a registered client
     ENROLMENT = "fbe"  # allows clients to register
 

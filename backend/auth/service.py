@@ -6,8 +6,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from backend.auth import repository
-from backend.auth.principals import ClientPrincipal, Principal, UserPrincipal
+from backend.auth.principals import ClientPrincipal, Principal, UserPrincipal, role_within
 from backend.auth.secrets import SecretKind, hash_secret, new_secret
+from backend.contracts.users import TokenScope
 from backend.db.models import Client, Token, User
 from backend.errors import UnauthenticatedError
 
@@ -28,9 +29,19 @@ def authenticate(session: Session, secret: str, address: str | None) -> Principa
         )
     token, user, client, has_expired = found
     if user is not None:
-        _check(token, has_expired, "session", "Sign in again.")
+        if token.scope is None:
+            _check(token, has_expired, "session", "Sign in again.")
+        else:
+            _check(token, has_expired, "token", "Make a new one in your account.")
+            repository.touch_token(session, token.id)
+        if user.disabled_at is not None:
+            raise UnauthenticatedError(
+                f"User {user.username} is disabled. Ask an administrator.", code="user_disabled"
+            )
+        role = role_within(user.role, token.scope)
+        principal = UserPrincipal(user.id, user.username, role, token.id, address, token.scope)
         session.commit()
-        return UserPrincipal(user.id, user.username, user.role, token.id, address)
+        return principal
     if client is None:
         raise UnauthenticatedError("The bearer token belongs to nobody. Sign in again.")
     _check(token, has_expired, "credential", "Ask an operator for a new one.")
@@ -39,11 +50,37 @@ def authenticate(session: Session, secret: str, address: str | None) -> Principa
     return ClientPrincipal(client.id, client.name, token.id, address)
 
 
-def issue_session(session: Session, user: User, expires_at: datetime) -> str:
+def issue_session(
+    session: Session, user: User, expires_at: datetime, address: str | None = None
+) -> str:
     """A fresh session secret of a user."""
     secret = new_secret(SecretKind.SESSION)
-    session.add(Token(secret_hash=hash_secret(secret), user_id=user.id, expires_at=expires_at))
+    session.add(
+        Token(
+            secret_hash=hash_secret(secret),
+            user_id=user.id,
+            expires_at=expires_at,
+            address=address,
+        )
+    )
     return secret
+
+
+def issue_personal_token(
+    session: Session, user_id: UUID, name: str, scope: TokenScope, expires_at: datetime
+) -> tuple[Token, str]:
+    """A fresh token with which a program acts for a user, and its secret."""
+    secret = new_secret(SecretKind.PERSONAL)
+    token = Token(
+        secret_hash=hash_secret(secret),
+        user_id=user_id,
+        name=name,
+        scope=scope,
+        expires_at=expires_at,
+    )
+    session.add(token)
+    session.flush()
+    return token, secret
 
 
 def issue_credential(session: Session, client: Client) -> str:

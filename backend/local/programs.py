@@ -119,7 +119,7 @@ def dashboard(deployment: Deployment) -> Program:
         *("--server.headless", "true", "--browser.gatherUsageStats", "false"),
         *("--", "--api-url", deployment.api_url),
     ]
-    secret = {"DATABASE_URL", "REDIS_URL", "BLOB_URL", "ADMIN_PASSWORD"}
+    secret = {"DATABASE_URL", "REDIS_URL", "BLOB_URL", "ADMIN_PASSWORD", "SECRET_KEY"}
     environment = {
         name: value
         for name, value in os.environ.items()

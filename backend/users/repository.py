@@ -9,8 +9,14 @@ from backend.db.models import User
 
 
 def find_by_username(session: Session, username: str) -> User | None:
-    """The user of this name."""
-    return session.scalars(select(User).where(User.username == username)).one_or_none()
+    """The user of this name, locked until the transaction ends."""
+    query = select(User).where(User.username == username).with_for_update()
+    return session.scalars(query).one_or_none()
+
+
+def find(session: Session, user_id: UUID) -> User | None:
+    """The user with this id, locked until the transaction ends."""
+    return session.get(User, user_id, with_for_update=True)
 
 
 def get(session: Session, user_id: UUID) -> User:

@@ -1,45 +1,36 @@
-"""`/sessions` and `/users`."""
+"""`/users`: who may sign in; for administrators."""
 
-from fastapi import APIRouter, Request, status
+from uuid import UUID
 
-from backend.auth.dependencies import Administrator, Viewer
+from fastapi import APIRouter, status
+
+from backend.auth.dependencies import Administrator
 from backend.contracts.common import Page
-from backend.contracts.users import Session, SignIn, User, UserCreate
+from backend.contracts.users import User, UserCreate, UserUpdate
 from backend.users import service
-from backend.web.dependencies import AppSettings, DbSession
+from backend.web.dependencies import DbSession
 from backend.web.paging import Cursor, Limit
 
-router = APIRouter(tags=["users"])
+router = APIRouter(prefix="/users", tags=["users"])
 
 
-@router.post("/sessions", status_code=status.HTTP_201_CREATED, summary="Sign in")
-def sign_in(body: SignIn, request: Request, session: DbSession, settings: AppSettings) -> Session:
-    """A session token for a name and a password; send it as `Authorization: Bearer ...`."""
-    address = request.client.host if request.client else None
-    return service.sign_in(session, body, settings.session_hours, address)
-
-
-@router.delete("/sessions/current", status_code=status.HTTP_204_NO_CONTENT, summary="Sign out")
-def sign_out(principal: Viewer, session: DbSession) -> None:
-    """Ends the session whose token is sent."""
-    service.sign_out(session, principal)
-
-
-@router.get("/users/me", summary="Who is signed in")
-def get_me(principal: Viewer, session: DbSession) -> User:
-    """The user whose token is sent."""
-    return service.get_user(session, principal.id)
-
-
-@router.post("/users", status_code=status.HTTP_201_CREATED, summary="Add a user")
+@router.post("", status_code=status.HTTP_201_CREATED, summary="Add a user")
 def create_user(body: UserCreate, principal: Administrator, session: DbSession) -> User:
     """A new user; for administrators."""
     return service.create_user(session, body, principal)
 
 
-@router.get("/users", summary="All users")
+@router.get("", summary="All users")
 def list_users(
     _principal: Administrator, session: DbSession, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[User]:
     """All users, newest first; for administrators."""
     return service.list_users(session, cursor, limit)
+
+
+@router.patch("/{user_id}", summary="Change a user")
+def update_user(
+    user_id: UUID, body: UserUpdate, principal: Administrator, session: DbSession
+) -> User:
+    """Changes role, access or second factor, and unlocks the name; effective at once."""
+    return service.update_user(session, user_id, body, principal)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from backend.contracts.common import FieldError, Problem
-from backend.errors import PlatformError
+from backend.errors import LockedError, PlatformError
 from backend.web.validation import field_errors, summary
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def problem_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-COMMON_PROBLEMS = problem_answers(401, 403, 404, 409, 413, 422)
+COMMON_PROBLEMS = problem_answers(401, 403, 404, 409, 413, 422, 429)
 
 
 def problem_response(
@@ -82,6 +82,8 @@ def unexpected() -> JSONResponse:
 
 def _platform_error(_request: Request, error: PlatformError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
+    if isinstance(error, LockedError):
+        headers = {"Retry-After": str(error.retry_after_seconds)}
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s: %s", error.code, error.message, exc_info=error)
     return problem_response(error.status, error.code, error.message, error.errors, headers)

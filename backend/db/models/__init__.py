@@ -13,6 +13,7 @@ from backend.db.models.membership import Membership
 from backend.db.models.metric import Metric
 from backend.db.models.round import Round
 from backend.db.models.run import Run
+from backend.db.models.sign_in_failure import SignInFailure
 from backend.db.models.token import Token
 from backend.db.models.user import User
 
@@ -30,6 +31,7 @@ __all__ = [
     "Metric",
     "Round",
     "Run",
+    "SignInFailure",
     "Token",
     "User",
 ]

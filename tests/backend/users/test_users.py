@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from backend.contracts.enums import Role
@@ -97,3 +98,26 @@ def test_the_first_administrator_is_made_once(session: Session) -> None:
     session.commit()
     users = session.scalars(select(User)).all()
     assert [(user.username, user.role) for user in users] == [("admin", Role.ADMINISTRATOR)]
+
+
+def test_an_administrator_changes_a_role(admin: Caller, session: Session) -> None:
+    user = admin.post("/users", NEW).json()
+    answer = admin.request("PATCH", f"/users/{user['id']}", json={"role": "viewer"})
+    assert answer.json()["role"] == "viewer"
+    entry = session.scalars(select(AuditEntry).where(AuditEntry.action == "user.update")).one()
+    assert entry.data["before"]["role"] == "operator"
+    assert entry.data["after"]["role"] == "viewer"
+
+
+def test_administrators_keep_their_own_access(admin: Caller, engine: Engine) -> None:
+    me = admin.get("/users/me").json()["id"]
+    with unchanged(engine):
+        for change in ({"role": "viewer"}, {"is_disabled": True}):
+            problem(admin.request("PATCH", f"/users/{me}", json=change), 409, "own_access")
+
+
+def test_the_audit_trail_cannot_be_changed(admin: Caller, session: Session) -> None:
+    admin.post("/users", NEW)
+    for statement in (delete(AuditEntry), update(AuditEntry).values(actor_name="nobody")):
+        with pytest.raises(DBAPIError, match="append-only"), session.begin_nested():
+            session.execute(statement)
