@@ -5,9 +5,9 @@ how to choose a value, and its allowed range.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrategyName(StrEnum):
@@ -15,6 +15,7 @@ class StrategyName(StrEnum):
 
     LOCAL_ONLY = "local_only"
     H2TUNE = "h2tune"
+    HETEROTUNE = "heterotune"
 
 
 class StrategyParams(BaseModel):
@@ -40,6 +41,9 @@ class LocalOnlyParams(StrategyParams):
     """Plain LoRA on each client's own data; nothing is shared. The baseline to beat."""
 
     name: Literal[StrategyName.LOCAL_ONLY] = StrategyName.LOCAL_ONLY
+
+
+ConflictField = Literal["none", "cmga", "pairwise"]
 
 
 class H2TuneParams(StrategyParams):
@@ -103,6 +107,13 @@ class H2TuneParams(StrategyParams):
         le=10,
         title="Server learning rate",
         description="Factor on the aggregated change (delta only).",
+    )
+    conflict: ConflictField = Field(
+        "none",
+        title="Conflicts between clients",
+        description="delta only, per role and slot. none: changes are averaged as they are "
+        "(default, the only linear one). cmga: what points against the mean is taken out first. "
+        "pairwise: what points against any other client.",
     )
     granularity: Literal["round", "epoch", "step"] = Field(
         "round",
@@ -178,8 +189,79 @@ class H2TuneParams(StrategyParams):
         "not transfer.",
     )
 
+    @model_validator(mode="after")
+    def _conflicts_are_between_changes(self) -> Self:
+        if self.conflict != "none" and self.aggregation != "delta":
+            raise ValueError(
+                f"conflict is {self.conflict!r} but aggregation is {self.aggregation!r}: only "
+                "changes can be in conflict, choose aggregation 'delta' or conflict 'none'."
+            )
+        return self
 
-Params = Annotated[LocalOnlyParams | H2TuneParams, Field(discriminator="name")]
+
+class HeteroTuneParams(StrategyParams):
+    """HeteroTune (reconstructed): small shared branches inside private adapters after every block.
+
+    What is delivered is a FedAdapter, not a LoRA: it loads with PEFT where
+    `worker.federated.adapters` is imported, and cannot be merged into the base weights.
+    """
+
+    name: Literal[StrategyName.HETEROTUNE] = StrategyName.HETEROTUNE
+    variant: Literal["fedadapter", "dema"] = Field(
+        "dema",
+        title="Variant",
+        description="dema: a dense mixture, each token weighs all branches (default). fedadapter: "
+        "one learned weight per branch.",
+    )
+    bottleneck: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        title="Width of the branches",
+        description="Branches are square matrices of this width; 8 to 64 is usual. A round sends "
+        "its square times 4 bytes per layer and branch.",
+    )
+    num_branches: int = Field(
+        4,
+        ge=1,
+        le=64,
+        title="Branches",
+        description="Per layer for a client of the federation's global rank; clients of smaller "
+        "rank hold proportionally fewer.",
+    )
+    activation: Literal["relu", "gelu", "silu", "identity"] = Field(
+        "gelu", title="Activation", description="Between the branches and the way up."
+    )
+    conflict: ConflictField = Field(
+        "cmga",
+        title="Conflicts between clients",
+        description="cmga: takes out what points against the mean of all changes, per branch and "
+        "slot (default). pairwise: against any other client. none: the plain mean, the only one "
+        "that is linear.",
+    )
+    server_learning_rate: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        title="Server learning rate",
+        description="Factor on the aggregated change.",
+    )
+    shared_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        title="Learning rate of the branches",
+        description="Empty: the run's learning rate.",
+    )
+    control: Literal["none", "permuted"] = Field(
+        "none",
+        title="Negative control",
+        description="permuted: the entries of what a round changes in each branch are shuffled. A "
+        "gain that survives a control is not transfer.",
+    )
+
+
+Params = Annotated[LocalOnlyParams | H2TuneParams | HeteroTuneParams, Field(discriminator="name")]
 """Any strategy's parameters, as sent over HTTP and stored with the run."""
 
 
@@ -224,6 +306,13 @@ _DESCRIPTIONS = {
         "arXiv 2507.22633 (our implementation)",
         "One R x R middle matrix per aligned layer and module role.",
         Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=True),
+    ),
+    StrategyName.HETEROTUNE: (
+        HeteroTuneParams,
+        "HeteroTune (reconstructed)",
+        "After the abstracts of arXiv 2411.16796",
+        "How the branches of its layers changed, one small square matrix per layer and branch.",
+        Capabilities(rank=True, depth=True, width=True, task=False, linear_aggregation=False),
     ),
 }
 

@@ -96,8 +96,7 @@ def align_pairwise(changes: torch.Tensor, held: torch.Tensor) -> Resolved:
         changes: (clients, units, entries).
         held: 0 or 1, shape of `changes`.
     """
-    num_clients, num_units, _ = changes.shape
-    units = torch.arange(num_units)
+    units = torch.arange(changes.shape[1])
     inner = torch.einsum("iun,jun->iju", changes, changes)
     norms = changes.norm(dim=-1)
     cosines = inner / (norms[:, None] * norms[None, :]).clamp_min(torch.finfo(norms.dtype).tiny)
@@ -115,6 +114,41 @@ def align_pairwise(changes: torch.Tensor, held: torch.Tensor) -> Resolved:
     compared = (moved.sum(dim=0) * (moved.sum(dim=0) - 1) // 2).sum()
     conflicts = (inner < 0).sum() // 2
     return Resolved(torch.stack(resolved), int(conflicts), int(compared))
+
+
+class ChangeMean:
+    """The mean change of one round, client by client, with the conflicts that a rule takes out.
+
+    Without a rule the memory is that of one client; a rule has to see all changes at once. Sums are
+    in fp64, so that the order of clients is irrelevant.
+    """
+
+    def __init__(self, rule: ConflictRule) -> None:
+        self._rule = rule
+        self._kept: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+        self._total = torch.zeros((), dtype=torch.float64)
+        self._mass = torch.zeros((), dtype=torch.float64)
+
+    def add(self, change: torch.Tensor, held: torch.Tensor, weight: float) -> None:
+        """Adds one client's change, (units, entries), and which entries it holds (0 or 1)."""
+        change, held = change.double(), held.double()
+        if self._rule == "none":
+            self._total = self._total + weight * change
+            self._mass = self._mass + weight * held
+        else:
+            self._kept.append((change, held, weight))
+
+    def result(self) -> tuple[torch.Tensor, Resolved | None]:
+        """The mean change, (units, entries) fp64, and what the rule did, if there is one.
+
+        At least one client must have been added.
+        """
+        if self._rule == "none":
+            return self._total / torch.where(self._mass > 0, self._mass, 1.0), None
+        changes, held = (torch.stack([kept[part] for kept in self._kept]) for part in (0, 1))
+        weights = torch.tensor([weight for _, _, weight in self._kept], dtype=torch.float64)
+        resolved = resolve(self._rule, changes, held, weights)
+        return mean_change(resolved.changes, held, weights), resolved
 
 
 def _squared_norm(vectors: torch.Tensor) -> torch.Tensor:

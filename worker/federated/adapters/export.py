@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
@@ -69,7 +69,15 @@ def export_lora(model: PeftModel, folder: Path, adapter_name: str = "default") -
 
 
 def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Tensor]) -> Path:
-    """Writes a plain LoRA adapter in PEFT's format: configuration and factors, nothing else.
+    """Writes a plain LoRA adapter, `base_model.model.<module>.lora_A.weight` and `lora_B.weight`.
+
+    Raises as `write_adapter` does: `NonFiniteError`.
+    """
+    return write_adapter(folder, config, tensors)
+
+
+def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Writes an adapter in PEFT's format: configuration and tensors, nothing else.
 
     A base model that was loaded from a folder is recorded by the folder's last name only, since
     the path means nothing on another machine.
@@ -77,13 +85,13 @@ def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Ten
     Args:
         folder: created if missing.
         config: of the adapter.
-        tensors: `base_model.model.<module>.lora_A.weight` and `lora_B.weight`.
+        tensors: by the names of `get_peft_model_state_dict`.
 
     Returns:
         The folder.
 
     Raises:
-        NonFiniteError: a factor holds NaN or infinity; nothing is written.
+        NonFiniteError: a tensor holds NaN or infinity; nothing is written.
     """
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -94,8 +102,8 @@ def write_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, torch.Ten
     base = config.base_model_name_or_path
     if base is not None and Path(base).is_absolute():
         config.base_model_name_or_path = Path(base).name
-    if config.target_modules is not None and not isinstance(config.target_modules, str):
-        config.target_modules = sorted(config.target_modules)  # a set has no order of its own
+    if isinstance(targets := getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(targets)  # a set has no order of its own
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

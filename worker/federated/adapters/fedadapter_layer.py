@@ -86,7 +86,7 @@ class FedAdapterBlock(nn.Module, BaseTunerLayer):
             return getattr(self.base_layer, name)
 
     def add_adapter(self, adapter_name: str, config: FedAdapterConfig) -> None:
-        """Creates the parameters of one adapter; the block computes the same until it is trained."""
+        """Creates one adapter's parameters; until they are trained the block computes the same."""
         width, bottleneck, branches = self.block.width, config.bottleneck, config.num_branches
         device = next(self.base_layer.parameters()).device
         source = generator(config.seed, "D", self.block.name)
@@ -139,7 +139,7 @@ class FedAdapterBlock(nn.Module, BaseTunerLayer):
         return functional.linear(active, self.fedadapter_U[adapter_name])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuses, with `UnsupportedModelError`: no weight of the block can take the update over."""
+        """Refuses, with `UnsupportedModelError`: no weight of the block can take the update."""
         raise UnsupportedModelError(
             "A FedAdapter cannot be merged: it acts on a block's whole output, which no linear "
             "layer inside makes alone. Keep the adapter apart, or train a LoRA strategy."

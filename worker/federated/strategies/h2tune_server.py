@@ -5,6 +5,7 @@ import torch
 from backend.contracts.strategies import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.client_round import take
+from worker.federated.cmga import ChangeMean, Resolved
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import generator
 from worker.federated.types import (
@@ -38,6 +39,7 @@ class Aggregation:
 
     - delta: S <- S + eta sum_i p_i U_i / sum_i p_i h_i, with h_i = 1 where the client holds the
       entry and at least `HOLDING_THRESHOLD` of the slot. Where nobody does, the divisor is 1.
+      Conflicts between the U_i are taken out first, per role and slot (`worker.federated.cmga`).
     - mean: S <- sum_i p_i U_i.
     - coverage: S <- sum_i p_i U_i / sum_i p_i c_i, with c_i the share of the slot times the mask;
       entries that nobody covers stay as they are.
@@ -56,6 +58,8 @@ class Aggregation:
         self._weights = dict.fromkeys(self._slots, 0)
         self._masks: Tensors = {}
         self._directions = {role: torch.zeros_like(s).double() for role, s in self._slots.items()}
+        self._changes = {role: ChangeMean(params.conflict) for role in self._slots}
+        self._resolved: list[Resolved] = []
         self._seen: list[str] = []
         self._round_number = 0
 
@@ -82,6 +86,9 @@ class Aggregation:
             self._sums[role] += update.num_examples * matrix
             self._shares[role] += update.num_examples * shares[role]
             self._weights[role] += update.num_examples
+            if self._params.conflict != "none":
+                flat, held = matrix.flatten(1), shares[role].flatten(1)
+                self._changes[role].add(flat, held, update.num_examples)
             self._directions[role] += changes[role] / norm if norm > 0 else 0.0
         self._round_number = update.round_number
         self._seen.append(update.client_id)
@@ -153,6 +160,11 @@ class Aggregation:
         old, weight = self._slots[role].double(), self._weights[role]
         total, share = self._sums[role] / weight, self._shares[role] / weight
         match self._params.aggregation:
+            case "delta" if self._params.conflict != "none":
+                mean_change, resolved = self._changes[role].result()
+                if resolved is not None:
+                    self._resolved.append(resolved)
+                new = old + self._params.server_learning_rate * mean_change.view_as(old)
             case "delta":
                 mean_change = total / torch.where(share > 0, share, 1.0)
                 new = old + self._params.server_learning_rate * mean_change
@@ -192,4 +204,8 @@ class Aggregation:
             # |sum of unit vectors|^2 = N + 2 sum over pairs of their cosine.
             joint = sum(float(d.pow(2).sum()) for d in self._directions.values())
             values["update_cosine"] = (joint - num) / (num * (num - 1))
+        compared = sum(resolved.num_compared for resolved in self._resolved)
+        if compared:
+            conflicts = sum(resolved.num_conflicts for resolved in self._resolved)
+            values["conflict_rate"] = conflicts / compared
         return AggregationReport(num_clients=num, values=values)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from backend.contracts.strategies import Params, StrategyName, is_grouped
 from worker.federated.strategies.grouped import Grouped
 from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.strategies.heterotune import HeteroTune
 from worker.federated.strategies.local_only import LocalOnly
 from worker.federated.strategy import Strategy
 
@@ -20,6 +21,7 @@ class StrategyFactory(Protocol):
 STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
     StrategyName.LOCAL_ONLY: LocalOnly,
     StrategyName.H2TUNE: H2Tune,
+    StrategyName.HETEROTUNE: HeteroTune,
 }
 
 

@@ -113,9 +113,8 @@ def test_state_reloads_strictly() -> None:
     report = set_peft_model_state_dict(other, state)
     assert not report.unexpected_keys
     assert not [key for key in report.missing_keys if "fedadapter" in key]
-    assert all(
-        torch.equal(tensor, get_peft_model_state_dict(other)[key]) for key, tensor in state.items()
-    )
+    again = get_peft_model_state_dict(other)
+    assert all(torch.equal(tensor, again[key]) for key, tensor in state.items())
     other.load_state_dict(model.state_dict(), strict=True)
 
 

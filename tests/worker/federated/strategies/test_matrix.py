@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import (
     H2TuneParams,
+    HeteroTuneParams,
     LocalOnlyParams,
     Params,
     StrategyName,
@@ -16,12 +17,14 @@ from backend.contracts.strategies import (
 )
 from tests.worker.federated.strategies.rounds import at_work, federation_of, training
 from tests.worker.federated.tiny import make_client, make_inputs
+from worker.federated.adapters import FedAdapterConfig
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.registry import STRATEGIES, build_strategy
 
 PARAMS: dict[StrategyName, Params] = {
     StrategyName.LOCAL_ONLY: LocalOnlyParams(),
     StrategyName.H2TUNE: H2TuneParams(),
+    StrategyName.HETEROTUNE: HeteroTuneParams(),
 }
 
 
@@ -79,8 +82,11 @@ def test_strategy_serves_clients_that_differ(name: StrategyName, clients, tmp_pa
         base = at_work(client, training()).model
         loaded = PeftModel.from_pretrained(base, tmp_path / client.client_id).eval()
         adapter = loaded.peft_config["default"]
-        assert isinstance(adapter, LoraConfig)
-        assert adapter.r == client.lora_rank
+        if name is StrategyName.HETEROTUNE:  # acts on whole blocks, so it is no LoRA
+            assert isinstance(adapter, FedAdapterConfig)
+        else:
+            assert isinstance(adapter, LoraConfig)
+            assert adapter.r == client.lora_rank
         with torch.no_grad():
             tuned = loaded(**make_inputs("llama")).logits
             with loaded.disable_adapter():
@@ -98,8 +104,8 @@ def test_same_seed_gives_the_same_run(name: StrategyName) -> None:
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
         assert not torch.equal(
-            next(t for key, t in first.items() if key.startswith("factors/B")),
-            next(t for key, t in other.items() if key.startswith("factors/B")),
+            next(t for key, t in first.items() if key.startswith(("factors/B", "factors/D"))),
+            next(t for key, t in other.items() if key.startswith(("factors/B", "factors/D"))),
         )
     assert all(
         torch.equal(runs[0].state.tensors[key], runs[1].state.tensors[key])
