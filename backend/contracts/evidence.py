@@ -25,7 +25,7 @@ class Verdict(StrEnum):
     """What a comparison says about sharing in one arm."""
 
     TRANSFER = "transfer"  # better than the best local arm, and than the permuted control
-    SHRINKAGE = "shrinkage"  # better than the best local arm, but the control does not do worse
+    SHRINKAGE = "shrinkage"  # better than the best local arm, but not shown to beat the control
     UNCONTROLLED_GAIN = "uncontrolled gain"  # better than the best local arm; no control was run
     NO_GAIN = "no gain shown"
     TOO_FEW_SEEDS = "too few seeds"  # one seed has no spread

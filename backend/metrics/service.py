@@ -1,7 +1,5 @@
 """Measured values of runs: pages, live points, and a table for spreadsheets."""
 
-import csv
-import io
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -13,6 +11,7 @@ from backend.db import models
 from backend.db.session import SessionFactory
 from backend.metrics import repository
 from backend.web.paging import fetch_page
+from backend.web.spreadsheet import csv_lines, safe_text
 
 MAX_LIVE_ROWS = 50_000  # looked at for one live answer
 MAX_PROGRESS_POINTS = 300  # within rounds, for each client and name in one live answer
@@ -28,7 +27,6 @@ CSV_COLUMNS = (
     "value",
     "created_at",
 )
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def list_metrics(
@@ -52,14 +50,14 @@ def metrics_between(session: Session, run_id: UUID, after: int, until: int) -> l
 
 def metrics_csv(session_factory: SessionFactory, run_id: UUID) -> Iterator[str]:
     """All values of a run as CSV, oldest first, in parts; each part is a transaction of its own."""
-    yield _csv_lines([CSV_COLUMNS])
+    yield csv_lines([CSV_COLUMNS])
     after = 0
     while True:
         with session_factory() as session:
             rows = repository.find_chunk(session, run_id, after, CSV_CHUNK_ROWS)
         if not rows:
             return
-        yield _csv_lines([_csv_row(metric, name) for metric, name in rows])
+        yield csv_lines([_csv_row(metric, name) for metric, name in rows])
         after = rows[-1][0].id
 
 
@@ -77,23 +75,14 @@ def _point(row: models.Metric) -> MetricPoint:
 
 
 def _csv_row(row: models.Metric, client_name: str | None) -> tuple[object, ...]:
-    name = client_name or ""
-    if name.startswith(_FORMULA_STARTS):  # a spreadsheet would run it
-        name = "'" + name
     return (
         row.id,
         row.round_number,
         row.client_id or "",
-        name,
+        safe_text(client_name or ""),
         "round" if row.step is None else "progress",
         "" if row.step is None else row.step,
         row.name.value,
         repr(row.value),
         row.created_at.isoformat(),
     )
-
-
-def _csv_lines(rows: list[tuple[object, ...]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
-    return buffer.getvalue()
