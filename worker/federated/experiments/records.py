@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from worker.federated.errors import InvalidConfigError
 from worker.federated.experiments.arm_kinds import Arm
@@ -112,7 +113,7 @@ def read_records(path: Path) -> list[Record]:
                 f"The results in {path.name!r} have other columns than this version writes: "
                 "choose another folder with --out."
             )
-        return [_parsed(row) for row in reader]
+        return [_RECORD.validate_python(row) for row in reader]
 
 
 def require_same_configuration(
@@ -133,8 +134,4 @@ def require_same_configuration(
             )
 
 
-def _parsed(row: dict[str, Any]) -> Record:
-    return Record(**{field.name: _TYPES[field.type](row[field.name]) for field in fields(Record)})
-
-
-_TYPES: dict[Any, type[str] | type[int] | type[float]] = {str: str, int: int, float: float}
+_RECORD = TypeAdapter(Record)

@@ -7,6 +7,7 @@ Codes go down once, 4 n R bytes; nothing goes up, and who joins late gets the sa
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
@@ -61,14 +62,21 @@ def federation_codes(federation: FederationSpec) -> torch.Tensor:
     Raises:
         InvalidConfigError: the global rank exceeds the width of the reference model.
     """
+    kinds = sorted({client.task.value for client in federation.clients})
+    return _codes(tuple(kinds), federation.global_rank).clone()
+
+
+@cache
+def _codes(kinds: tuple[str, ...], global_rank: int) -> torch.Tensor:
+    """The same for every federation of these kinds of tasks, and some seconds of work."""
     model, tokenizer = load_base_model(REFERENCE, device=torch.device("cpu"), dtype=torch.float32)
-    prompts = public_prompts(client.task for client in federation.clients)
+    prompts = public_prompts(kinds)
     pooled = []
     with torch.no_grad():
         for batch in probe_batches(tokenizer, prompts, "text", max_length=MAX_PROBE_TOKENS):
             hidden = model.base_model(**batch.inputs).last_hidden_state
             pooled.append(batch.pooling @ hidden.flatten(0, 1))
-    return reference_codes(torch.cat(pooled), federation.global_rank)
+    return reference_codes(torch.cat(pooled), global_rank)
 
 
 def client_factors(plan: ClientPlan, client: LocalClient) -> Tensors:
