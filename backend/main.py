@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from backend.account.routes import router as account
+from backend.audit_trail.routes import router as audit
 from backend.base_models.routes import router as base_models
 from backend.clients.routes import router as clients
 from backend.comparisons.routes import router as comparisons
@@ -35,6 +36,7 @@ _ROUTERS = (
     sessions,
     account,
     users,
+    audit,
     clients,
     datasets,
     base_models,

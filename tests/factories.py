@@ -75,7 +75,8 @@ def add_user(session: Session, role: Role, username: str | None = None) -> User:
 
 def signed_in(caller: Caller, session: Session, role: Role) -> Caller:
     """A caller with a session of a fresh user."""
-    token = issue_session(session, add_user(session, role), datetime.now(UTC) + timedelta(hours=1))
+    user, expires_at = add_user(session, role), datetime.now(UTC) + timedelta(hours=1)
+    _, token = issue_session(session, user, expires_at)
     session.commit()
     return caller.with_token(token)
 

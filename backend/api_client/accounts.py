@@ -1,10 +1,13 @@
-"""Signing in, users, and what belongs to one's own account."""
+"""Signing in, users, one's own account, and the audit trail."""
 
 import builtins
 from collections.abc import Iterator
+from urllib.parse import urlencode
 from uuid import UUID
 
 from backend.api_client.transport import Transport
+from backend.contracts.audit import AuditEntry, AuditFilter
+from backend.contracts.common import Page
 from backend.contracts.users import (
     NewPersonalToken,
     OpenSession,
@@ -101,3 +104,21 @@ class Account:
     def remove_second_factor(self, code: SecondFactorCode) -> None:
         """Switch the second factor off."""
         self._transport.call("POST", "/users/me/second-factor/removal", code)
+
+
+class AuditTrail:
+    """`/audit`: who changed what; for administrators."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def page(self, wanted: AuditFilter, limit: int = 100) -> Page[AuditEntry]:
+        """The newest entries that fulfil all conditions."""
+        query = wanted.model_dump(mode="json", exclude_none=True)
+        return self._transport.get("/audit", Page[AuditEntry], query | {"limit": limit})
+
+    def csv(self, wanted: AuditFilter) -> bytes:
+        """All of them as CSV, oldest first."""
+        query = urlencode(wanted.model_dump(mode="json", exclude_none=True))
+        with self._transport.stream(f"/audit/export.csv?{query}") as parts:
+            return b"".join(parts)

@@ -6,7 +6,7 @@ from typing import Self
 import httpx
 from pydantic import SecretStr
 
-from backend.api_client.accounts import Account, Sessions, Users
+from backend.api_client.accounts import Account, AuditTrail, Sessions, Users
 from backend.api_client.agent import AgentWork
 from backend.api_client.clients import Clients, EnrolmentKeys
 from backend.api_client.comparisons import Comparisons
@@ -68,6 +68,7 @@ class ApiClient:
         self.sessions = Sessions(shared)
         self.users = Users(shared)
         self.account = Account(shared)
+        self.audit = AuditTrail(shared)
         self.enrolment_keys = EnrolmentKeys(shared)
         self.clients = Clients(shared)
         self.catalogue = Catalogue(shared)

@@ -52,18 +52,15 @@ def authenticate(session: Session, secret: str, address: str | None) -> Principa
 
 def issue_session(
     session: Session, user: User, expires_at: datetime, address: str | None = None
-) -> str:
-    """A fresh session secret of a user."""
+) -> tuple[UUID, str]:
+    """A fresh session of a user, and its secret."""
     secret = new_secret(SecretKind.SESSION)
-    session.add(
-        Token(
-            secret_hash=hash_secret(secret),
-            user_id=user.id,
-            expires_at=expires_at,
-            address=address,
-        )
+    token = Token(
+        secret_hash=hash_secret(secret), user_id=user.id, expires_at=expires_at, address=address
     )
-    return secret
+    session.add(token)
+    session.flush()
+    return token.id, secret
 
 
 def issue_personal_token(

@@ -71,8 +71,9 @@ def open_session(
 ) -> Session:
     """A fresh session of a user who proved to be it."""
     expires_at = datetime.now(UTC) + timedelta(hours=session_hours)
-    token = issue_session(session, user, expires_at, address)
-    session.flush()
+    token_id, token = issue_session(session, user, expires_at, address)
+    who = UserPrincipal(user.id, user.username, user.role, token_id, address)
+    record_audit(session, who, "session.create", token_id)
     return Session(token=token, expires_at=expires_at, user=describe_user(user))
 
 
