@@ -14,6 +14,12 @@ class StrategyName(StrEnum):
     """One snake_case name per strategy everywhere: file, database, URL, test id."""
 
     LOCAL_ONLY = "local_only"
+    FEDIT = "fedit"
+    FFA_LORA = "ffa_lora"
+    FEDSA_LORA = "fedsa_lora"
+    FEDEX_LORA = "fedex_lora"
+    FLORA = "flora"
+    FED_PLORA = "fed_plora"
     H2TUNE = "h2tune"
     HETEROTUNE = "heterotune"
 
@@ -41,6 +47,42 @@ class LocalOnlyParams(StrategyParams):
     """Plain LoRA on each client's own data; nothing is shared. The baseline to beat."""
 
     name: Literal[StrategyName.LOCAL_ONLY] = StrategyName.LOCAL_ONLY
+
+
+class FedItParams(GroupableParams):
+    """FedIT: LoRA factors averaged one by one. Simple, and not exact."""
+
+    name: Literal[StrategyName.FEDIT] = StrategyName.FEDIT
+
+
+class FfaLoraParams(GroupableParams):
+    """FFA-LoRA: one frozen random A for all, only B is averaged. Exact, half the traffic."""
+
+    name: Literal[StrategyName.FFA_LORA] = StrategyName.FFA_LORA
+
+
+class FedSaLoraParams(GroupableParams):
+    """FedSA-LoRA: A is averaged, B stays private, so tasks may differ."""
+
+    name: Literal[StrategyName.FEDSA_LORA] = StrategyName.FEDSA_LORA
+
+
+class FedExLoraParams(GroupableParams):
+    """FedEx-LoRA: FedIT, and what averaging misses goes into the base weights. Exact."""
+
+    name: Literal[StrategyName.FEDEX_LORA] = StrategyName.FEDEX_LORA
+
+
+class FloraParams(GroupableParams):
+    """FLoRA: factors of any ranks stacked and added to the base weights every round. Exact."""
+
+    name: Literal[StrategyName.FLORA] = StrategyName.FLORA
+
+
+class FedPLoraParams(GroupableParams):
+    """Fed-PLoRA: pairs of rank one; a client trains as many of them as its rank allows."""
+
+    name: Literal[StrategyName.FED_PLORA] = StrategyName.FED_PLORA
 
 
 ConflictField = Literal["none", "cmga", "pairwise"]
@@ -261,7 +303,18 @@ class HeteroTuneParams(StrategyParams):
     )
 
 
-Params = Annotated[LocalOnlyParams | H2TuneParams | HeteroTuneParams, Field(discriminator="name")]
+Params = Annotated[
+    LocalOnlyParams
+    | FedItParams
+    | FfaLoraParams
+    | FedSaLoraParams
+    | FedExLoraParams
+    | FloraParams
+    | FedPLoraParams
+    | H2TuneParams
+    | HeteroTuneParams,
+    Field(discriminator="name"),
+]
 """Any strategy's parameters, as sent over HTTP and stored with the run."""
 
 
@@ -299,6 +352,48 @@ _DESCRIPTIONS = {
         None,
         "Nothing.",
         Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=True),
+    ),
+    StrategyName.FEDIT: (
+        FedItParams,
+        "FedIT",
+        "arXiv 2305.05644",
+        "The LoRA factors A and B.",
+        Capabilities(rank=False, depth=False, width=False, task=False, linear_aggregation=True),
+    ),
+    StrategyName.FFA_LORA: (
+        FfaLoraParams,
+        "FFA-LoRA",
+        "arXiv 2403.12313 (ICLR 2024)",
+        "The LoRA factor B.",
+        Capabilities(rank=False, depth=False, width=False, task=False, linear_aggregation=True),
+    ),
+    StrategyName.FEDSA_LORA: (
+        FedSaLoraParams,
+        "FedSA-LoRA",
+        "arXiv 2410.01463 (ICLR 2025)",
+        "The LoRA factor A.",
+        Capabilities(rank=False, depth=False, width=False, task=True, linear_aggregation=True),
+    ),
+    StrategyName.FEDEX_LORA: (
+        FedExLoraParams,
+        "FedEx-LoRA",
+        "arXiv 2410.09432 (ACL 2025)",
+        "The LoRA factors A and B.",
+        Capabilities(rank=False, depth=False, width=False, task=False, linear_aggregation=False),
+    ),
+    StrategyName.FLORA: (
+        FloraParams,
+        "FLoRA",
+        "arXiv 2409.05976 (NeurIPS 2024)",
+        "The LoRA factors A and B.",
+        Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
+    ),
+    StrategyName.FED_PLORA: (
+        FedPLoraParams,
+        "Fed-PLoRA",
+        "ICLR 2026 (our implementation)",
+        "The rows of A and columns of B that the client trained.",
+        Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
     ),
     StrategyName.H2TUNE: (
         H2TuneParams,

@@ -5,13 +5,14 @@ sums of such updates are again of that form: factors are put side by side. What 
 the sum (norm, singular values, best approximation of a smaller rank) comes from QR of the two thin
 factors and an SVD of a k x k core, at O((out + in) k^2) instead of O(out in min(out, in)).
 
-All functions work on stacks over layers, in fp64 within, and give fp32 where factors come back.
+All functions work on stacks over layers and compute in fp64; factors come back in fp32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from worker.federated.types import Tensors
 
@@ -63,6 +64,13 @@ def joined(parts: Sequence[LowRank]) -> LowRank:
     return LowRank(torch.cat([p.a for p in parts], dim=1), torch.cat([p.b for p in parts], dim=2))
 
 
+def difference(
+    products: Mapping[str, LowRank], others: Mapping[str, LowRank]
+) -> dict[str, LowRank]:
+    """By role, the one minus the other, exactly; the rank is the sum of ranks."""
+    return {role: joined([products[role], others[role].times(-1.0)]) for role in products}
+
+
 def spectrum(product: LowRank) -> Spectrum:
     """Singular values and vectors by thin QR of both factors and an SVD of the core between them.
 
@@ -88,18 +96,32 @@ def compact(product: LowRank) -> LowRank:
     return truncated(product, product.max_rank)
 
 
-def norm(products: Sequence[LowRank]) -> float:
+def norm(products: Iterable[LowRank]) -> float:
     """Frobenius norm over all layers of all products."""
-    return sum(float(spectrum(product).s.pow(2).sum()) for product in products) ** 0.5
+    return sum(_squared_norm(product) for product in products) ** 0.5
 
 
-def products_of(tensors: Tensors) -> dict[str, LowRank]:
+def padded(product: LowRank, rank: int) -> LowRank:
+    """The same product with zero rows and columns up to this rank, which is at least its own."""
+    extra = rank - product.rank
+    a = nn.functional.pad(product.a, (0, 0, 0, extra))
+    return LowRank(a, nn.functional.pad(product.b, (0, extra)))
+
+
+def products_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRank]:
     """By role, from stacked factors `A/<role>` and `B/<role>`."""
     roles = [name.removeprefix("A/") for name in tensors if name.startswith("A/")]
     return {role: LowRank(tensors[f"A/{role}"], tensors[f"B/{role}"]) for role in roles}
 
 
-def factors_of(products: dict[str, LowRank]) -> Tensors:
+def factors_of(products: Mapping[str, LowRank]) -> Tensors:
     """Inverse of `products_of`."""
     a = {f"A/{role}": product.a for role, product in products.items()}
     return {**a, **{f"B/{role}": product.b for role, product in products.items()}}
+
+
+def _squared_norm(product: LowRank) -> float:
+    """|B A|^2 = |R_B R_A^T|^2, since the other halves of the QRs are orthonormal."""
+    r_out = torch.linalg.qr(product.b.double(), mode="r").R
+    r_in = torch.linalg.qr(product.a.double().mT, mode="r").R
+    return float((r_out @ r_in.mT).pow(2).sum())

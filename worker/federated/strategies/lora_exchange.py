@@ -10,18 +10,15 @@ from typing import Any, Literal
 
 import torch
 
-from backend.contracts.compatibility import Participant
-from backend.contracts.compatibility import refusals as incompatible
 from backend.contracts.enums import RoundKind
-from backend.contracts.strategies import Params
 from worker.federated.errors import InvalidUpdateError
+from worker.federated.low_rank import LowRank, compact, joined, products_of
 from worker.federated.seeds import generator
 from worker.federated.types import (
     ClientPlan,
     ClientSpec,
     ClientUpdate,
     FederationSpec,
-    Refusal,
     ServerState,
     Tensors,
 )
@@ -32,25 +29,6 @@ Letters = Literal["AB", "A", "B"]
 
 Expected = Callable[[ClientSpec, ClientUpdate], Mapping[str, TensorSpec]]
 """What a client's update must hold."""
-
-
-def refusals(params: Params, federation: FederationSpec) -> list[Refusal]:
-    """Clients whose differences the strategy's capabilities do not cover."""
-    participants = [
-        Participant(
-            client_id=client.client_id,
-            name=client.name,
-            architecture=client.architecture,
-            lora_rank=client.lora_rank,
-            task=client.task,
-            modules={
-                role: (shape.in_features, shape.out_features)
-                for role, shape in client.modules.items()
-            },
-        )
-        for client in federation.clients
-    ]
-    return [Refusal(found.client_id, found.reason) for found in incompatible(params, participants)]
 
 
 def factor_specs(client: ClientSpec, rank: int, letters: Letters = "AB") -> dict[str, TensorSpec]:
@@ -65,6 +43,11 @@ def factor_specs(client: ClientSpec, rank: int, letters: Letters = "AB") -> dict
         for letter in letters
         for role, module in client.modules.items()
     }
+
+
+def expected_factors(client: ClientSpec, update: ClientUpdate) -> dict[str, TensorSpec]:
+    """`Expected` of strategies whose clients send A and B of their own rank."""
+    return factor_specs(client, client.lora_rank)
 
 
 def start_factors(client: ClientSpec, rank: int, seed: int, letters: Letters = "AB") -> Tensors:
@@ -158,3 +141,26 @@ class WeightedMean:
     def result(self) -> Tensors:
         """The mean, fp32; empty if nobody was added."""
         return {name: (total / self._weight).float() for name, total in self._sums.items()}
+
+
+class ProductSum:
+    """sum_i w_i B_i A_i / sum_i w_i by role: factors side by side, the weight on A.
+
+    Ranks may differ between clients. Memory grows with the sum of ranks until that exceeds what
+    the shape can need; from there on the factors are recomputed without loss.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._sums: dict[str, LowRank] = {}
+
+    def add(self, weight: float, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Adds one client's stacked factors."""
+        for role, product in products_of(tensors).items():
+            parts = [self._sums[role]] if role in self._sums else []
+            self._sums[role] = compact(joined([*parts, product.times(weight)]))
+        self._weight += weight
+
+    def result(self) -> dict[str, LowRank]:
+        """The mean product by role, fp32."""
+        return {role: total.times(1 / self._weight) for role, total in self._sums.items()}

@@ -4,6 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from backend.contracts.strategies import Params, StrategyName, is_grouped
+from worker.federated.strategies.fed_plora import FedPLora
+from worker.federated.strategies.fedex_lora import FedExLora
+from worker.federated.strategies.fedit import FedIt
+from worker.federated.strategies.fedsa_lora import FedSaLora
+from worker.federated.strategies.ffa_lora import FfaLora
+from worker.federated.strategies.flora import Flora
 from worker.federated.strategies.grouped import Grouped
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.heterotune import HeteroTune
@@ -20,6 +26,12 @@ class StrategyFactory(Protocol):
 
 STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
     StrategyName.LOCAL_ONLY: LocalOnly,
+    StrategyName.FEDIT: FedIt,
+    StrategyName.FFA_LORA: FfaLora,
+    StrategyName.FEDSA_LORA: FedSaLora,
+    StrategyName.FEDEX_LORA: FedExLora,
+    StrategyName.FLORA: Flora,
+    StrategyName.FED_PLORA: FedPLora,
     StrategyName.H2TUNE: H2Tune,
     StrategyName.HETEROTUNE: HeteroTune,
 }

@@ -8,6 +8,12 @@ from peft import LoraConfig, PeftModel
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import (
+    FedExLoraParams,
+    FedItParams,
+    FedPLoraParams,
+    FedSaLoraParams,
+    FfaLoraParams,
+    FloraParams,
     H2TuneParams,
     HeteroTuneParams,
     LocalOnlyParams,
@@ -23,9 +29,26 @@ from worker.federated.strategies.registry import STRATEGIES, build_strategy
 
 PARAMS: dict[StrategyName, Params] = {
     StrategyName.LOCAL_ONLY: LocalOnlyParams(),
+    StrategyName.FEDIT: FedItParams(),
+    StrategyName.FFA_LORA: FfaLoraParams(),
+    StrategyName.FEDSA_LORA: FedSaLoraParams(),
+    StrategyName.FEDEX_LORA: FedExLoraParams(),
+    StrategyName.FLORA: FloraParams(),
+    StrategyName.FED_PLORA: FedPLoraParams(),
     StrategyName.H2TUNE: H2TuneParams(),
     StrategyName.HETEROTUNE: HeteroTuneParams(),
 }
+
+SHAPES = {"widths", "depths", "families"}
+REFUSED: dict[StrategyName, set[str]] = {
+    StrategyName.FEDIT: SHAPES | {"ranks"},
+    StrategyName.FFA_LORA: SHAPES | {"ranks"},
+    StrategyName.FEDSA_LORA: SHAPES | {"ranks"},
+    StrategyName.FEDEX_LORA: SHAPES | {"ranks"},
+    StrategyName.FLORA: SHAPES,
+    StrategyName.FED_PLORA: SHAPES,
+}
+"""Differences that a strategy has to refuse; all others it has to serve."""
 
 
 def same() -> list[SimulatedClient]:
@@ -57,8 +80,12 @@ def test_contracts_and_registry_name_the_same_strategies() -> None:
     assert list(PARAMS) == list(StrategyName)
 
 
-@pytest.mark.parametrize("name", StrategyName)
-@pytest.mark.parametrize("clients", [same, ranks, widths, depths, families])
+WAYS = [same, ranks, widths, depths, families]
+SERVED = [(n, way) for n in StrategyName for way in WAYS if way.__name__ not in REFUSED.get(n, ())]
+NOT_SERVED = [(n, way) for n in StrategyName for way in WAYS if (n, way) not in SERVED]
+
+
+@pytest.mark.parametrize(("name", "clients"), SERVED)
 def test_strategy_serves_clients_that_differ(name: StrategyName, clients, tmp_path: Path) -> None:
     members = clients()
     assert build_strategy(PARAMS[name]).check(federation_of(members)) == []
@@ -76,7 +103,9 @@ def test_strategy_serves_clients_that_differ(name: StrategyName, clients, tmp_pa
         for client in members:
             metrics = done.metrics[client.client_id]
             assert 0 <= metrics[MetricName.ACCURACY_AFTER_TRAINING] <= 1
-            assert metrics[MetricName.PRIVATE_CHANGE] > 0, number
+            changes = {MetricName.PRIVATE_CHANGE, MetricName.SHARED_CHANGE} & metrics.keys()
+            assert changes, number
+            assert all(metrics[change] > 0 for change in changes), number
             assert metrics[MetricName.BYTES_LORA] > 0
     for client in members:
         base = at_work(client, training()).model
@@ -86,28 +115,42 @@ def test_strategy_serves_clients_that_differ(name: StrategyName, clients, tmp_pa
             assert isinstance(adapter, FedAdapterConfig)
         else:
             assert isinstance(adapter, LoraConfig)
-            assert adapter.r == client.lora_rank
+            assert adapter.r >= client.lora_rank
         with torch.no_grad():
             tuned = loaded(**make_inputs("llama")).logits
             with loaded.disable_adapter():
                 assert not torch.equal(loaded(**make_inputs("llama")).logits, tuned)
 
 
+@pytest.mark.parametrize(("name", "clients"), NOT_SERVED)
+def test_strategy_refuses_what_it_cannot_serve(name: StrategyName, clients) -> None:
+    refusals = build_strategy(PARAMS[name]).check(federation_of(clients()))
+    assert refusals
+    for refusal in refusals:
+        assert f"Client {refusal.client_id!r}" in refusal.reason
+        assert "instead of" in refusal.reason
+
+
 @pytest.mark.parametrize("name", StrategyName)
 def test_same_seed_gives_the_same_run(name: StrategyName) -> None:
+    clients = same if "ranks" in REFUSED.get(name, ()) else ranks
     runs = [
-        simulate(PARAMS[name], ranks(), num_rounds=2, training=training(), global_rank=8, seed=seed)
+        simulate(
+            PARAMS[name], clients(), num_rounds=2, training=training(), global_rank=8, seed=seed
+        )
         for seed in (3, 3, 4)
     ]
-    for client_id in ("a", "b"):
-        first, second, other = (run.private[client_id] for run in runs)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
-        assert not torch.equal(
-            next(t for key, t in first.items() if key.startswith(("factors/B", "factors/D"))),
-            next(t for key, t in other.items() if key.startswith(("factors/B", "factors/D"))),
-        )
-    assert all(
-        torch.equal(runs[0].state.tensors[key], runs[1].state.tensors[key])
-        for key in runs[0].state.tensors
-    )
+    first, second, other = ({"": run.state.tensors, **run.private} for run in runs)
+    assert first.keys() == second.keys()
+    for owner, tensors in first.items():
+        assert tensors.keys() == second[owner].keys()
+        assert all(torch.equal(tensors[key], second[owner][key]) for key in tensors)
+    learned = [
+        (owner, key)
+        for owner, tensors in first.items()
+        for key in tensors
+        if ("B/" in key or "factors/U/" in key) and "moments/" not in key
+    ]
+    for owner, key in learned:
+        assert not torch.equal(first[owner][key], other[owner][key])
+    assert learned
