@@ -11,7 +11,7 @@ after it took out what points against the common direction.
 Reference: Jia et al., arXiv 2411.16796, of which only the abstracts are known: FedAdapter with
 multi-branch aggregation (v1), a dense mixture of adapters (DeMA) and cross-model gradient alignment
 (CMGA, v2). What lies between the words is ours, hence "reconstructed":
- 1. `variant: fedadapter` weighs branches by learned scalars, `dema` by softmax(G D h) of each token.
+ 1. `variant: fedadapter` weighs branches by learned scalars, `dema` by softmax(G D h) per token.
     The gate sees one token and not the mean over all, since a mean would depend on padding and
     would let a causal model look ahead.
  2. All branches are kappa x kappa; clients of different capacity hold different numbers of them.
