@@ -14,13 +14,16 @@ class StrategyName(StrEnum):
     """One snake_case name per strategy everywhere: file, database, URL, test id."""
 
     LOCAL_ONLY = "local_only"
+    H2TUNE = "h2tune"
     FEDIT = "fedit"
     FFA_LORA = "ffa_lora"
     FEDSA_LORA = "fedsa_lora"
     FEDEX_LORA = "fedex_lora"
     FLORA = "flora"
     FED_PLORA = "fed_plora"
-    H2TUNE = "h2tune"
+    HETLORA = "hetlora"
+    FLEXLORA = "flexlora"
+    FLORIST = "florist"
     HETEROTUNE = "heterotune"
 
 
@@ -83,6 +86,60 @@ class FedPLoraParams(GroupableParams):
     """Fed-PLoRA: pairs of rank one; a client trains as many of them as its rank allows."""
 
     name: Literal[StrategyName.FED_PLORA] = StrategyName.FED_PLORA
+
+
+class HetLoraParams(GroupableParams):
+    """HetLoRA: one adapter of the largest rank, of which each client trains the first part."""
+
+    name: Literal[StrategyName.HETLORA] = StrategyName.HETLORA
+    self_pruning: bool = Field(
+        False,
+        title="Self-pruning",
+        description="On: a client pushes its last components towards zero and gives them up for "
+        "good when that succeeded, so ranks fall to what the data need.",
+    )
+    pruning_factor: float = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        title="Pruning factor",
+        description="gamma: the share of its rank that a client falls to in one round, rounded "
+        "down. 0.9 to 0.99 is usual.",
+    )
+    pruning_weight: float = Field(
+        0.01,
+        ge=0,
+        le=100,
+        title="Weight of the pruning penalty",
+        description="lambda: times the norms of the last components of A and B, added to the loss.",
+    )
+    smallest_rank: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        title="Smallest rank",
+        description="No client is pruned below it.",
+    )
+
+
+class FlexLoraParams(GroupableParams):
+    """FlexLoRA: whole updates are added up, and each client gets the best part of its rank."""
+
+    name: Literal[StrategyName.FLEXLORA] = StrategyName.FLEXLORA
+
+
+class FloristParams(GroupableParams):
+    """FLoRIST: FLoRA's exact sum, sent back in no more rank than its energy needs."""
+
+    name: Literal[StrategyName.FLORIST] = StrategyName.FLORIST
+    energy: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        title="Share of energy that is kept",
+        description="tau: of the squared singular values of each layer's summed update. 1 is "
+        "exact; smaller values send less and drop the weakest directions of every round.",
+    )
 
 
 ConflictField = Literal["none", "cmga", "pairwise"]
@@ -311,6 +368,9 @@ Params = Annotated[
     | FedExLoraParams
     | FloraParams
     | FedPLoraParams
+    | HetLoraParams
+    | FlexLoraParams
+    | FloristParams
     | H2TuneParams
     | HeteroTuneParams,
     Field(discriminator="name"),
@@ -393,6 +453,27 @@ _DESCRIPTIONS = {
         "Fed-PLoRA",
         "ICLR 2026 (our implementation)",
         "The rows of A and columns of B that the client trained.",
+        Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
+    ),
+    StrategyName.HETLORA: (
+        HetLoraParams,
+        "HetLoRA",
+        "arXiv 2401.06432 (EMNLP 2024, our implementation)",
+        "The LoRA factors A and B.",
+        Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
+    ),
+    StrategyName.FLEXLORA: (
+        FlexLoraParams,
+        "FlexLoRA",
+        "arXiv 2402.11505 (NeurIPS 2024)",
+        "The LoRA factors A and B.",
+        Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
+    ),
+    StrategyName.FLORIST: (
+        FloristParams,
+        "FLoRIST",
+        "arXiv 2506.09199 (MLSys 2026)",
+        "The LoRA factors A and B.",
         Capabilities(rank=True, depth=False, width=False, task=False, linear_aggregation=False),
     ),
     StrategyName.H2TUNE: (

@@ -9,10 +9,13 @@ from worker.federated.strategies.fedex_lora import FedExLora
 from worker.federated.strategies.fedit import FedIt
 from worker.federated.strategies.fedsa_lora import FedSaLora
 from worker.federated.strategies.ffa_lora import FfaLora
+from worker.federated.strategies.flexlora import FlexLora
 from worker.federated.strategies.flora import Flora
+from worker.federated.strategies.florist import Florist
 from worker.federated.strategies.grouped import Grouped
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.heterotune import HeteroTune
+from worker.federated.strategies.hetlora import HetLora
 from worker.federated.strategies.local_only import LocalOnly
 from worker.federated.strategy import Strategy
 
@@ -26,13 +29,16 @@ class StrategyFactory(Protocol):
 
 STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
     StrategyName.LOCAL_ONLY: LocalOnly,
+    StrategyName.H2TUNE: H2Tune,
     StrategyName.FEDIT: FedIt,
     StrategyName.FFA_LORA: FfaLora,
     StrategyName.FEDSA_LORA: FedSaLora,
     StrategyName.FEDEX_LORA: FedExLora,
     StrategyName.FLORA: Flora,
     StrategyName.FED_PLORA: FedPLora,
-    StrategyName.H2TUNE: H2Tune,
+    StrategyName.HETLORA: HetLora,
+    StrategyName.FLEXLORA: FlexLora,
+    StrategyName.FLORIST: Florist,
     StrategyName.HETEROTUNE: HeteroTune,
 }
 

@@ -13,9 +13,12 @@ from backend.contracts.strategies import (
     FedPLoraParams,
     FedSaLoraParams,
     FfaLoraParams,
+    FlexLoraParams,
     FloraParams,
+    FloristParams,
     H2TuneParams,
     HeteroTuneParams,
+    HetLoraParams,
     LocalOnlyParams,
     Params,
     StrategyName,
@@ -29,13 +32,16 @@ from worker.federated.strategies.registry import STRATEGIES, build_strategy
 
 PARAMS: dict[StrategyName, Params] = {
     StrategyName.LOCAL_ONLY: LocalOnlyParams(),
+    StrategyName.H2TUNE: H2TuneParams(),
     StrategyName.FEDIT: FedItParams(),
     StrategyName.FFA_LORA: FfaLoraParams(),
     StrategyName.FEDSA_LORA: FedSaLoraParams(),
     StrategyName.FEDEX_LORA: FedExLoraParams(),
     StrategyName.FLORA: FloraParams(),
     StrategyName.FED_PLORA: FedPLoraParams(),
-    StrategyName.H2TUNE: H2TuneParams(),
+    StrategyName.HETLORA: HetLoraParams(),
+    StrategyName.FLEXLORA: FlexLoraParams(),
+    StrategyName.FLORIST: FloristParams(),
     StrategyName.HETEROTUNE: HeteroTuneParams(),
 }
 
@@ -47,6 +53,9 @@ REFUSED: dict[StrategyName, set[str]] = {
     StrategyName.FEDEX_LORA: SHAPES | {"ranks"},
     StrategyName.FLORA: SHAPES,
     StrategyName.FED_PLORA: SHAPES,
+    StrategyName.HETLORA: SHAPES,
+    StrategyName.FLEXLORA: SHAPES,
+    StrategyName.FLORIST: SHAPES,
 }
 """Differences that a strategy has to refuse; all others it has to serve."""
 
