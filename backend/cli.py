@@ -1,8 +1,10 @@
-"""The command line: `fedbraid up`, `demo`, `migrate`, `user`, `strategies`, `sweep`, `version`."""
+"""The command line: `fedbraid up`, `demo`, `merge`, `migrate`, `user`, `strategies`, `sweep`."""
 
 import json
 import logging
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -140,6 +142,20 @@ def strategies(
     for info in described:
         table.add_row(info.name, info.title, info.shares, info.reference or "")
     _out.print(table)
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],  # the program that does it has the help
+    }
+)
+def merge(context: typer.Context) -> None:
+    """Write base model and adapter as one checkpoint: ADAPTER --model MODEL --output FOLDER."""
+    # A process of its own: this program never loads torch.
+    command = [sys.executable, "-P", "-m", "worker.merge", *context.args]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 (own program)
 
 
 @app.command()

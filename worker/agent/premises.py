@@ -11,12 +11,10 @@ from backend.contracts.clients import Client
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, SPLITS, BuiltinDataset, Example
 from backend.contracts.enums import Execution, TaskKind
 from worker.agent.errors import AgentError
-from worker.federated.base_models import inspect_base_model
+from worker.federated.base_models import BUILTIN_PREFIX, inspect_base_model, named_model
 from worker.federated.tasks.generators import generate
 from worker.federated.tasks.sources import read_examples
 from worker.federated.types import ClientData, ClientSpec, ModuleShape
-
-BUILTIN_PREFIX = "builtin:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +83,10 @@ def open_premises(model: str, data: str, task: TaskKind) -> Premises:
         task: what the client's model learns to do.
 
     Raises:
-        AgentError: the model's folder or the built-in task does not exist or does not fit.
-        FederatedError: the model cannot be adapted, or a row breaks a rule.
+        AgentError: the built-in task does not exist or does not fit.
+        FederatedError: the model does not exist or cannot be adapted, or a row breaks a rule.
     """
-    ref = _model_ref(model)
+    ref = named_model(model)
     architecture, modules = inspect_base_model(ref)
     rows = _builtin(data, task) if data.startswith(BUILTIN_PREFIX) else read_examples(data, task)
     train, validation, test = (tuple(row for row in rows if row.split == split) for split in SPLITS)
@@ -98,17 +96,6 @@ def open_premises(model: str, data: str, task: TaskKind) -> Premises:
         modules=modules,
         data=ClientData(task=task, train=train, validation=validation, test=test),
     )
-
-
-def _model_ref(model: str) -> BaseModelRef:
-    if model.startswith(BUILTIN_PREFIX):
-        return BaseModelRef(source="builtin", id=model.removeprefix(BUILTIN_PREFIX))
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return BaseModelRef(source="folder", id=str(folder.resolve()))
-    if folder.is_absolute() or model.startswith((".", "~")):
-        raise AgentError(f"--model {model!r}: this folder does not exist. Correct the path.")
-    return BaseModelRef(source="hub", id=model)
 
 
 def _builtin(data: str, task: TaskKind) -> list[Example]:

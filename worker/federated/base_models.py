@@ -31,6 +31,25 @@ TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Files of which a text model's folder holds at least one."""
 
 
+BUILTIN_PREFIX = "builtin:"
+
+
+def named_model(text: str) -> BaseModelRef:
+    """A base model as people write it in a command: a folder, `builtin:NAME`, or a hub id.
+
+    Raises:
+        InvalidConfigError: what looks like a folder does not exist.
+    """
+    if text.startswith(BUILTIN_PREFIX):
+        return BaseModelRef(source="builtin", id=text.removeprefix(BUILTIN_PREFIX))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return BaseModelRef(source="folder", id=str(folder.resolve()))
+    if folder.is_absolute() or text.startswith((".", "~")):
+        raise InvalidConfigError(f"--model {text!r}: this folder does not exist. Correct the path.")
+    return BaseModelRef(source="hub", id=text)
+
+
 def load_base_model(
     ref: BaseModelRef,
     *,

@@ -25,6 +25,9 @@ from worker.federated.objectives.objective import Batch, Forward
 from worker.federated.seeds import generator
 from worker.federated.tasks.encoding import padding_id
 
+LABELS_FILE = "labels.json"
+"""Next to a delivered adapter with a head: names of the classes, in the order of its outputs."""
+
 START_DEVIATION = 0.02
 """Standard deviation of a new head's weights, as transformers draws them."""
 
@@ -181,6 +184,7 @@ class HeadObjective:
             tensors[f"base_model.model.{name}"] = parameter.detach().cpu().contiguous()
         save_file(tensors, weights_file, metadata={"format": "pt"})
         config_file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+        (folder / LABELS_FILE).write_text(json.dumps(self._labels), encoding="utf-8")
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
