@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from redis.asyncio import ConnectionPool
 
 from backend.account.routes import router as account
 from backend.audit_trail.routes import router as audit
@@ -30,6 +31,7 @@ from backend.users.routes import router as users
 from backend.web.middleware import BodyLimit, RequestContext
 from backend.web.problems import COMMON_PROBLEMS, add_problem_handlers
 from backend.web.prometheus import RequestMetrics
+from backend.web.rate_limits import RateLimits
 
 PREFIX = "/api/v1"
 _ROUTERS = (
@@ -72,6 +74,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.request_metrics = request_metrics
     app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared"))
+    if settings.redis_url is not None:
+        app.state.limits_pool = ConnectionPool.from_url(settings.redis_url.get_secret_value())
+        app.add_middleware(
+            RateLimits,
+            pool=app.state.limits_pool,
+            per_token=settings.requests_per_minute,
+            per_address=settings.requests_per_minute_per_address,
+            sign_ins_per_address=settings.sign_ins_per_minute_per_address,
+        )
     app.add_middleware(RequestContext, metrics=request_metrics)  # added last: outermost
     add_problem_handlers(app)
     api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)
@@ -101,6 +112,8 @@ def _connection(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextM
         app.state.session_factory = create_session_factory(engine)
         app.state.blob_store = open_blob_store(blob_url)
         yield
+        if settings.redis_url is not None:
+            await app.state.limits_pool.aclose()
         engine.dispose()
 
     return connect

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     admin_password: SecretStr | None = Field(
         None, description="of the first administrator; generated when empty"
     )
+    requests_per_minute: int = Field(1_200, ge=1, description="of one token")
+    requests_per_minute_per_address: int = Field(6_000, ge=1)
+    sign_ins_per_minute_per_address: int = Field(30, ge=1)
     session_hours: float = Field(12.0, gt=0)
     secret_key: SecretStr | None = Field(
         None,

@@ -80,6 +80,9 @@ def settings(
         environment.setenv("REDIS_URL", redis_server.url)
         environment.setenv("BLOB_URL", (folder / "blobs").as_uri())
         environment.setenv("FEDBRAID_HOME", str(folder / "home"))
+        for limited in ("REQUESTS_PER_MINUTE", "REQUESTS_PER_MINUTE_PER_ADDRESS"):
+            environment.setenv(f"FEDBRAID_{limited}", "1000000")  # all tests are one address
+        environment.setenv("FEDBRAID_SIGN_INS_PER_MINUTE_PER_ADDRESS", "1000000")
         for cached in caches:
             cached.cache_clear()
         yield get_settings()

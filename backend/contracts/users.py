@@ -84,6 +84,8 @@ class UserCreate(Request):
 class UserUpdate(Request):
     """What an administrator changes about a user; what is left out stays."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "viewer"}]})
+
     role: Role | None = None
     is_disabled: bool | None = Field(None, description="a disabled user cannot sign in")
     reset_second_factor: bool = Field(False, description="for somebody who lost the device")
@@ -91,6 +93,14 @@ class UserUpdate(Request):
 
 class PasswordChange(Request):
     """A new password of one's own; all other sessions end."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"current_password": "correct horse", "new_password": "battery staple clip"}
+            ]
+        }
+    )
 
     current_password: SecretStr = Field(min_length=1, max_length=1000)
     new_password: Password
@@ -144,6 +154,8 @@ class SecondFactorOffer(Answer):
 
 class SecondFactorCode(Request):
     """A code that the authenticator app shows now."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"code": "123456"}]})
 
     code: Code
 

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from backend.account import routes as account
 from backend.logging import JsonFormatter
 from backend.users import service
 from tests.factories import PASSWORD, Caller, problem, unchanged
@@ -77,7 +78,7 @@ def test_an_unexpected_error_shows_nothing_and_is_logged(
     def broken(*_arguments: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(service, "get_user", broken)
+    monkeypatch.setattr(account, "get_user", broken)
     response = viewer.get("/users/me", headers={"X-Request-ID": "seen-by-people"})
     problem(response, 500, "internal_error")
     assert "secret detail" not in response.text
