@@ -25,6 +25,7 @@ class StrategyName(StrEnum):
     FLEXLORA = "flexlora"
     FLORIST = "florist"
     HETEROTUNE = "heterotune"
+    COLORA = "colora"
 
 
 class StrategyParams(BaseModel):
@@ -280,6 +281,13 @@ class H2TuneParams(StrategyParams):
         "for all clients, by module role. probe: factors fitted to codes of public texts, so that "
         "an index means the same in every model; the shared matrices start at zero.",
     )
+    code_selection: Literal["leading", "gradient"] = Field(
+        "leading",
+        title="Codes of smaller ranks",
+        description="Gauge probe, layout block: which of the R codes a client of smaller rank "
+        "holds. leading: those that vary most in the public texts. gradient: those along which "
+        "its own training loss falls fastest.",
+    )
     control: Literal["none", "permuted", "noise"] = Field(
         "none",
         title="Negative control",
@@ -360,6 +368,57 @@ class HeteroTuneParams(StrategyParams):
     )
 
 
+class CoLoraParams(StrategyParams):
+    """Co-LoRA: a local LoRA, and small modules that each client receives in a mixture of its own.
+
+    How much a client takes from another one follows from how alike their gradients are.
+    """
+
+    name: Literal[StrategyName.COLORA] = StrategyName.COLORA
+    num_blocks: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        title="Shared layers",
+        description="At the ends of this many equal stretches of each model's depth sits a shared "
+        "module; at most the depth of the shallowest client is used.",
+    )
+    gauge: Literal["probe", "orthonormal"] = Field(
+        "probe",
+        title="Gauge of the frozen factors",
+        description="probe: fitted to codes of public texts, so that an index means the same in "
+        "every model (default). orthonormal: random, nothing is aligned; for pictures and as "
+        "ablation.",
+    )
+    offset: bool = Field(
+        False,
+        title="Offset q",
+        description="On: shared modules also learn a constant. The delivered adapter then has "
+        "biases (PEFT's lora_bias), which cannot be merged where the base model has none.",
+    )
+    temperature: float = Field(
+        0.5,
+        gt=0,
+        le=1000,
+        title="Temperature of the mixture",
+        description="Small: a client listens to the most related ones only. Large: to all alike.",
+    )
+    sketch_noise: float = Field(
+        0.1,
+        ge=0,
+        le=100,
+        title="Noise on the gradient sketch",
+        description="Norm of the noise next to the sketch's own of 1. Blurs, proves no privacy.",
+    )
+    shared_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        title="Learning rate of the shared modules",
+        description="Empty: the run's learning rate.",
+    )
+
+
 Params = Annotated[
     LocalOnlyParams
     | FedItParams
@@ -372,7 +431,8 @@ Params = Annotated[
     | FlexLoraParams
     | FloristParams
     | H2TuneParams
-    | HeteroTuneParams,
+    | HeteroTuneParams
+    | CoLoraParams,
     Field(discriminator="name"),
 ]
 """Any strategy's parameters, as sent over HTTP and stored with the run."""
@@ -489,6 +549,13 @@ _DESCRIPTIONS = {
         "After the abstracts of arXiv 2411.16796",
         "How the branches of its layers changed, one small square matrix per layer and branch.",
         Capabilities(rank=True, depth=True, width=True, task=False, linear_aggregation=False),
+    ),
+    StrategyName.COLORA: (
+        CoLoraParams,
+        "Co-LoRA",
+        "FedMosaic, ICLR 2026 (our implementation)",
+        "One R x R module per block end and module role, and a noised sketch of the gradient.",
+        Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=False),
     ),
 }
 

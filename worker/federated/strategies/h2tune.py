@@ -40,6 +40,7 @@ from worker.federated.client_round import (
     Stopwatch,
     before_and_after,
     below,
+    factor_changes,
     kept_head,
     load_head,
     lora_bytes,
@@ -227,6 +228,7 @@ class H2Tune:
             MetricName.SHARED_DRIFT: braid.drift(shared),
             MetricName.BYTES_LORA: float(lora_bytes(client.spec)),
             MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(braid.model.device)),
+            **factor_changes(factors, braid.factors()),
             MetricName.PRIVATE_CHANGE: relative_change(factors, braid.factors()),
             MetricName.SHARED_CHANGE: relative_change(middles, braid.held_middles()),
             MetricName.MASK_CHURN: mask_churn(masks, braid.masks()),
@@ -296,7 +298,7 @@ class H2Tune:
         client.on_progress(Progress("loading", 0, 1))
         private = client.private
         if self.params.gauge == "probe" and not take("factors", private):
-            private = {**(private or {}), **client_factors(plan, client)}
+            private = {**(private or {}), **client_factors(plan, client, self.params)}
         braid = ClientModel(self.params, plan, client)
         origin = f"the store of client {plan.client_id!r}"
         braid.load_private(private, origin)

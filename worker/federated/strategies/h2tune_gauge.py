@@ -6,7 +6,7 @@ makes the same prompts, reads them with its own model, and fits A and B (`worker
 Codes go down once, 4 n R bytes; nothing goes up, and who joins late gets the same gauge.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import torch
@@ -14,11 +14,14 @@ import torch
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import TaskKind
+from backend.contracts.strategies import H2TuneParams
+from worker.federated.adapters.geometry import make_geometry
 from worker.federated.base_models import load_base_model
 from worker.federated.errors import InvalidConfigError
-from worker.federated.gauge import gauged_factors, record, reference_codes
+from worker.federated.gauge import Factors, gauged_factors, record, reference_codes
 from worker.federated.probes import probe_batches
 from worker.federated.roles import adapted_modules
+from worker.federated.strategies.h2tune_codes import code_energies
 from worker.federated.tasks.generators import generate
 from worker.federated.tasks.prompts import build_prompt
 from worker.federated.types import ClientPlan, FederationSpec, LocalClient, Tensors
@@ -79,12 +82,17 @@ def _codes(kinds: tuple[str, ...], global_rank: int) -> torch.Tensor:
     return reference_codes(torch.cat(pooled), global_rank)
 
 
-def client_factors(plan: ClientPlan, client: LocalClient) -> Tensors:
-    """A client's first factors, `factors/A/<module>` (r, in) and `factors/B/<module>` (out, r).
+def client_factors(plan: ClientPlan, client: LocalClient, params: H2TuneParams) -> Tensors:
+    """What a client starts with: its factors in the common gauge, and which codes it holds.
 
     Args:
         plan: carries `codes` and, in its settings, the kinds of tasks they belong to.
         client: with its base model as it came, without an adapter.
+        params: layout, sparsity and how codes are selected.
+
+    Returns:
+        `factors/A/<module>` (factor rank, in), `factors/B/<module>` (out, factor rank) and, in
+        the `block` layout, `scores/<role>` (R,), highest for the codes that it holds.
 
     Raises:
         InvalidConfigError: its model reads no text, or the plan has no codes.
@@ -101,12 +109,38 @@ def client_factors(plan: ClientPlan, client: LocalClient) -> Tensors:
         "text",
         max_length=MAX_PROBE_TOKENS,
     )
-    codes, rank = plan.tensors["codes"], client.spec.lora_rank
+    codes = plan.tensors["codes"]
     seen = record(client.model, batches)
-    factors: Tensors = {}
-    for module in adapted_modules(client.model):
-        found = gauged_factors(seen[module.name], codes, codes)
-        # The codes come in order of importance, and a client of rank r holds the first r.
-        factors[f"factors/A/{module.name}"] = found.in_factor[:rank].contiguous()
-        factors[f"factors/B/{module.name}"] = found.out_factor[:, :rank].contiguous()
-    return factors
+    modules = adapted_modules(client.model)
+    found = {module.name: gauged_factors(seen[module.name], codes, codes) for module in modules}
+    geometry = make_geometry(
+        params.layout, client.spec.lora_rank, plan.global_rank, params.sparsity
+    )
+    held = torch.arange(geometry.factor_rank)
+    tensors: Tensors = {}
+    if geometry.layout == "block":
+        scores = _code_scores(plan, client, params, found)
+        order = scores.argsort(descending=True, stable=True)
+        # The codes in use first, in ascending order as in the middle matrix, then spare ones.
+        spare = order[geometry.num_selected : geometry.factor_rank]
+        held = torch.cat([geometry.select(scores), spare])
+        tensors.update({f"scores/{module.role}": scores.clone() for module in modules})
+    for module in modules:
+        factors = found[module.name]
+        tensors[f"factors/A/{module.name}"] = factors.in_factor[held].contiguous()
+        tensors[f"factors/B/{module.name}"] = factors.out_factor[:, held].contiguous()
+    return tensors
+
+
+def _code_scores(
+    plan: ClientPlan,
+    client: LocalClient,
+    params: H2TuneParams,
+    factors: Mapping[str, Factors],
+) -> torch.Tensor:
+    """Scores of the codes, (R,), falling evenly from 1 to -1 in order of their importance."""
+    falling = torch.linspace(1.0, -1.0, plan.global_rank)
+    if params.code_selection == "leading" or client.spec.lora_rank == plan.global_rank:
+        return falling  # codes come in order of their variance
+    order = code_energies(plan, client, factors).argsort(descending=True, stable=True)
+    return torch.empty_like(falling).index_copy(0, order, falling)
