@@ -6,12 +6,15 @@ from enum import StrEnum
 class MetricName(StrEnum):
     """One value per client and round, unless the description says otherwise.
 
+    `metric_catalogue` has a unit and a sentence for each.
+
     Accuracies are shares in [0, 1] on the client's test split, losses are nats per answer token,
     `bytes_*` count the encoded payload, `seconds_*` are wall-clock times.
     """
 
     ACCURACY_BEFORE_TRAINING = "accuracy_before_training"  # after loading what was received
     ACCURACY_AFTER_TRAINING = "accuracy_after_training"  # before sending
+    AGGREGATION_GAP = "aggregation_gap"  # accuracy before training - after it one round earlier
     VALIDATION_LOSS_BEFORE_TRAINING = "validation_loss_before_training"
     VALIDATION_LOSS_AFTER_TRAINING = "validation_loss_after_training"
     ACCURACY_DELIVERED = "accuracy_delivered"  # of the exported adapter; deliver round only
@@ -22,6 +25,7 @@ class MetricName(StrEnum):
     BYTES_UP_VALUES = "bytes_up_values"  # of these, the numbers alone: no names, no header
     BYTES_DOWN_VALUES = "bytes_down_values"
     BYTES_LORA = "bytes_lora"  # what sending the client's LoRA factors A and B would cost
+    SECONDS_WAIT = "seconds_wait"  # from the opening of the round to the attempt that counted
     SECONDS_LOAD = "seconds_load"
     SECONDS_TRAIN = "seconds_train"
     SECONDS_EVALUATE = "seconds_evaluate"
@@ -31,6 +35,10 @@ class MetricName(StrEnum):
     SHARED_CHANGE = "shared_change"  # relative norm of the change of the shared matrices sent
     SHARED_DRIFT = "shared_drift"  # |sent slots - received slots| / |received|, on held entries
     PRIVATE_CHANGE = "private_change"  # relative norm of the change of the private factors
+    CHANGE_NORM_A = "change_norm_a"  # norm of the round's change of the factors A
+    CHANGE_NORM_B = "change_norm_b"
     MASK_CHURN = "mask_churn"  # 1 - Jaccard index of the mask to the one before
     ALIGNMENT_ERROR = "alignment_error"  # largest deviation of P^T P from the identity
     ALIGNMENT_ENTROPY = "alignment_entropy"  # nats: how many layers a slot is spread over
+    EPSILON = "epsilon"  # spent by the client up to this round; differential privacy only
+    UPDATE_NORM = "update_norm"  # of the whole change before clipping; differential privacy only

@@ -66,10 +66,10 @@ class SecureAggregation(_Settings):
 
     threshold: int | None = Field(
         None,
-        ge=2,
+        ge=3,
         title="Threshold",
         description="How many clients must stay to the end of a round for its sum to be opened; "
-        "fewer than that learn nothing together with the server. Empty: two thirds, at least 2.",
+        "fewer than that learn nothing together with the server. Empty: two thirds, at least 3.",
     )
     value_range: float = Field(
         16.0,

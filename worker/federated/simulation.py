@@ -10,11 +10,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
+from worker.federated.privacy.private import reproducible_key, with_privacy
+from worker.federated.privacy.secure_strategy import Dropouts, SecurelyAggregated, nobody
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
@@ -108,6 +111,8 @@ def simulate(
     global_rank: int,
     seed: int,
     output: Path | None = None,
+    privacy: PrivacySettings = NO_PRIVACY,
+    dropouts: Dropouts = nobody,
 ) -> SimulationResult:
     """Runs a federation from the first round to delivered adapters.
 
@@ -119,13 +124,15 @@ def simulate(
         global_rank: R.
         seed: of the run; equal arguments give equal results on a CPU.
         output: each client's adapter goes to `output/<client_id>`; None: nothing is delivered.
+        privacy: how clients protect what they send. Noise follows from the seed here.
+        dropouts: whose updates get lost on their way, by round; with secure aggregation only.
 
     Raises:
-        InvalidConfigError: no round, or the strategy refuses a client.
+        InvalidConfigError: no round, or the strategy refuses a client or the protection.
     """
     if num_rounds < 1:
         raise InvalidConfigError(f"num_rounds is {num_rounds}: it must be at least 1.")
-    strategy = build_strategy(params)
+    strategy = _protected(params, privacy, dropouts)
     ordered = sorted(clients, key=lambda client: client.client_id)
     members = [_Member(client, client.spec(), training) for client in ordered]
     federation = FederationSpec(global_rank, tuple(member.spec for member in members))
@@ -148,6 +155,13 @@ def simulate(
             delivered[member.client_id] = member.deliver(strategy, plan, folder)
     private = {m.client_id: decode_private(m.kept) for m in members if m.kept is not None}
     return SimulationResult(rounds, delivered, state, private)
+
+
+def _protected(params: Params, privacy: PrivacySettings, dropouts: Dropouts) -> Strategy:
+    strategy = with_privacy(build_strategy(params), params, privacy, reproducible_key)
+    if privacy.secure_aggregation is None:
+        return strategy
+    return SecurelyAggregated(strategy, params, privacy.secure_aggregation, dropouts)
 
 
 class _Member:
