@@ -24,6 +24,7 @@ from backend.contracts.enums import (
 from backend.contracts.jobs import CloseRound, Job, RunClientUpdate
 from backend.contracts.metrics import MetricName
 from backend.db.models import Attempt, Client, ClientUpdate, Round
+from backend.derived_metrics import derived_metrics
 from backend.journal import record_event, record_metrics
 from backend.lifecycle import change_round, change_update, fail_run, lock_run
 
@@ -152,7 +153,9 @@ def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
     ):
         return None
     _end_attempt(session, claim, AttemptOutcome.ACCEPTED)
-    record_metrics(session, claim.run_id, claim.client_id, claim.round_number, result.metrics)
+    derived = derived_metrics(session, claim.client_update_id, result.metrics)
+    metrics = {**result.metrics, **derived}
+    record_metrics(session, claim.run_id, claim.client_id, claim.round_number, metrics)
     kind = EventKind.UPDATE_ACCEPTED if result.adapter_sha256 is None else EventKind.ADAPTER_READY
     sentence = "finished" if result.adapter_sha256 is None else "has its adapter, after"
     record_event(
@@ -162,7 +165,7 @@ def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
         f"{claim.client_name} {sentence} round {claim.round_number}.",
         client_id=claim.client_id,
         round_number=claim.round_number,
-        metrics={name.value: value for name, value in result.metrics.items()},
+        metrics={name.value: value for name, value in metrics.items()},
     )
     return complete_round(session, claim.round_id)
 

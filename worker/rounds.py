@@ -7,6 +7,7 @@ die at any line: what it did not commit is done again by the next delivery, with
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -299,15 +300,17 @@ def _aggregate(
     strategy = build_strategy(_PARAMS.validate_python(run.strategy))
     state = artifacts.load_state(platform, run.state_sha256)
     updates = _Updates(platform, round_, federation)
+    start = time.monotonic()
     try:
         state, report = strategy.aggregate(state, federation, updates)
     except (InvalidUpdateError, WireError) as error:
         _refuse(platform, round_, updates.current, str(error))
         return
     state_sha256 = artifacts.save_state(platform, state)
+    values = {**report.values, "seconds_aggregate": time.monotonic() - start}
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
-        if not change_round(session, round_.id, RoundStatus.CLOSED, report=dict(report.values)):
+        if not change_round(session, round_.id, RoundStatus.CLOSED, report=values):
             return  # another delivery of this job was first, or the run has ended
         current.state_sha256 = state_sha256
         current.enqueued_at = func.now()
@@ -317,7 +320,7 @@ def _aggregate(
             EventKind.ROUND_AGGREGATED,
             f"Round {round_.round_number}: {report.num_clients} updates aggregated.",
             round_number=round_.round_number,
-            report=dict(report.values),
+            report=values,
         )
         commit_and_enqueue(session, OpenRound(run_id=run.id))
 

@@ -7,6 +7,7 @@ from backend.api_client.transport import Transport
 from backend.contracts.base_models import BaseModelInfo
 from backend.contracts.datasets import BuiltinTaskInfo
 from backend.contracts.federations import Federation, FederationCreate, FederationDetail
+from backend.contracts.metric_catalogue import MetricCatalogue
 from backend.contracts.runs import Run, RunCreate
 from backend.contracts.strategies import StrategyInfo
 
@@ -24,6 +25,10 @@ class Catalogue:
     def base_models(self) -> list[BaseModelInfo]:
         """Base models that ship with the platform."""
         return self._transport.get("/base-models", list[BaseModelInfo])
+
+    def metrics(self) -> MetricCatalogue:
+        """Unit and meaning of every measured value."""
+        return self._transport.get("/metrics", MetricCatalogue)
 
     def builtin_tasks(self) -> list[BuiltinTaskInfo]:
         """Seeded task generators that ship with the platform."""

@@ -14,9 +14,11 @@ from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
-from dashboard.components.delivered import find_baseline, reached
+from dashboard.components.compatibility import groups_text
+from dashboard.components.delivered import baseline_of, reached
 from dashboard.components.formatting import escape, moment_text
 from dashboard.components.live_history import LiveHistory
+from dashboard.components.measured import measured_section
 
 HISTORY = "run.history"
 REFRESH_SECONDS = 2.0
@@ -30,7 +32,7 @@ def main() -> None:
     federation = api.federations.get(history.run.federation_id)
     _title(history, federation)
     _controls(api, history)
-    baseline = _baseline_run(api, history.run)
+    baseline = baseline_of(api, history.run)
     live = _is_live(history.run, baseline)
     st.fragment(_live, run_every=REFRESH_SECONDS if live else None)(run_id, federation, live)
 
@@ -52,6 +54,13 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         icon=":material/arrow_back:",
         query_params={"id": str(federation.id)},
     )
+    if run.comparison_id is not None:
+        st.page_link(
+            pages.COMPARISON,
+            label="The comparison to which this run belongs",
+            icon=":material/compare_arrows:",
+            query_params={"id": str(run.comparison_id)},
+        )
     st.title(title_of(run.strategy))
     members = len(federation.clients)
     st.caption(
@@ -59,6 +68,9 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         f"{'client' if members == 1 else 'clients'} · global rank {federation.global_rank} · "
         f"created {moment_text(run.created_at, session.viewer_zone())}"
     )
+    groups = groups_text(run.strategy, federation.clients)
+    if groups:
+        st.caption(f"Groups: {escape(groups)}")
 
 
 def _controls(api: ApiClient, history: LiveHistory) -> None:
@@ -108,7 +120,7 @@ def _live(run_id: UUID, federation: FederationDetail, refreshing: bool) -> None:
         was_running = not history.run.status.is_terminal
         if was_running or history.cursor == 0:
             history.absorb(api.runs.live(run_id, history.cursor))
-        baseline = _baseline_run(api, history.run)
+        baseline = baseline_of(api, history.run)
         _draw(api, history, federation, baseline)
         has_ended = was_running and history.run.status.is_terminal
         if has_ended or (refreshing and not _is_live(history.run, baseline)):
@@ -131,12 +143,8 @@ def _draw(
             run_view.baseline_section(history, styles, baseline, coming=baseline_run)
         run_view.training_section(history, styles)
         run_view.traffic_section(history, styles)
+        measured_section(history, styles)
     run_view.events_section(history, session.viewer_zone())
-
-
-def _baseline_run(api: ApiClient, run: Run) -> Run | None:
-    """The run that shares all but the strategy."""
-    return find_baseline(run, list(api.federations.runs(run.federation_id)))
 
 
 main()

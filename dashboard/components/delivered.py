@@ -1,5 +1,7 @@
 """What completed runs reached; asked for once per tab, since ended runs change no more."""
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
@@ -14,6 +16,8 @@ from backend.contracts.strategies import StrategyName
 from dashboard.components.live_history import ByRound, LiveHistory, newest, per_round
 
 KEPT = "delivered"
+FOUND = "delivered.baselines"
+LISTED_EVERY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,27 @@ def pairs(history: LiveHistory, baseline: Reached | None) -> dict[UUID, Pair]:
     for client in own_delivered.keys() & baseline.delivered.keys():
         found[client] = Pair(own_delivered[client], baseline.delivered[client])
     return found
+
+
+def baseline_of(api: ApiClient, run: Run) -> Run | None:
+    """The run to compare with, as `find_baseline` finds it, for a page that refreshes often.
+
+    A federation's runs are many and seldom change: they are listed now and then, and in between
+    only a baseline that goes on is asked for.
+    """
+    if run.strategy.name is StrategyName.LOCAL_ONLY:
+        return None
+    found: dict[UUID, tuple[float, Run | None]] = st.session_state.setdefault(FOUND, {})
+    listed_at, known = found.get(run.id, (-math.inf, None))
+    if known is not None and known.status is RunStatus.COMPLETED:
+        return known
+    if time.monotonic() - listed_at >= LISTED_EVERY_SECONDS:
+        listed_at = time.monotonic()
+        known = find_baseline(run, list(api.federations.runs(run.federation_id)))
+    elif known is not None:
+        known = api.runs.get(known.id)
+    found[run.id] = (listed_at, known)
+    return known
 
 
 def find_baseline(run: Run, others: list[Run]) -> Run | None:

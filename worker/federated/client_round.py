@@ -146,6 +146,20 @@ def relative_change(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.T
     return (changed / before) ** 0.5 if before > 0 else float(changed > 0)
 
 
+def factor_changes(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> Metrics:
+    """Norms of the change of the factors whose names begin with `A/` and with `B/`."""
+    names = {MetricName.CHANGE_NORM_A: "A/", MetricName.CHANGE_NORM_B: "B/"}
+    return {
+        metric: sum(
+            float((end[name].detach().cpu() - tensor).double().pow(2).sum())
+            for name, tensor in start.items()
+            if name.startswith(letter)
+        )
+        ** 0.5
+        for metric, letter in names.items()
+    }
+
+
 def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """Puts every name below `prefix`."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}

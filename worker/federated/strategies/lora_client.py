@@ -33,6 +33,7 @@ from worker.federated.client_round import (
     Stopwatch,
     before_and_after,
     body_of,
+    factor_changes,
     head_groups,
     kept_head,
     load_head,
@@ -241,6 +242,7 @@ def train_lora(
     letters: Letters = "AB",
     before: Measured | None = None,
     penalty: Penalty | None = None,
+    extra: Sequence[Group] = (),
 ) -> TrainedLora:
     """Measures, trains the factors (and a head) for one round, and measures again.
 
@@ -254,6 +256,7 @@ def train_lora(
         letters: which factors train; the others are frozen.
         before: a measurement of the loaded model, if there is one already.
         penalty: added to the loss of each step.
+        extra: what trains besides factors and head.
     """
     factors = lora.factors(letters)
     start = snapshot(factors)
@@ -267,7 +270,7 @@ def train_lora(
         trained = train(
             lora.model,
             client.objective,
-            [Phase([group, *head_groups(client)], num_steps, penalty)],
+            [Phase([group, *extra, *head_groups(client)], num_steps, penalty)],
             batches,
             client.training,
             moments=take("moments", client.private),
@@ -307,6 +310,7 @@ def lora_update(
     metrics: Metrics = {
         **trained.metrics,
         **traffic(shared, plan),
+        **factor_changes(trained.start, now),
         MetricName.NUM_EXAMPLES: float(len(client.data.train)),
         MetricName.BYTES_LORA: float(lora_bytes(client.spec)),
         MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(lora.model.device)),
