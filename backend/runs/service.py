@@ -10,11 +10,12 @@ from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
 from backend.contracts.clients import Client
 from backend.contracts.common import FieldError, Page
-from backend.contracts.compatibility import participant_of, refusals
+from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
+from backend.contracts.privacy import PrivacySettings, platform_refusals
 from backend.contracts.runs import Adapter, Run, RunCreate
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import Params, title_of
 from backend.db import models
 from backend.errors import ConflictError, InvalidError, NotFoundError
 from backend.federations import service as federations
@@ -48,14 +49,17 @@ def create_run(
 
     Raises:
         NotFoundError: no such federation.
-        InvalidError: the strategy cannot serve a member together with the others.
+        InvalidError: the strategy cannot serve a member together with the others, or cannot be
+            protected as asked.
     """
     federation = federations.get_row(session, federation_id)
     require_compatible(request.strategy, federation.clients)
+    require_protectable(request.strategy, request.privacy)
     run = models.Run(
         federation_id=federation.id,
         strategy=request.strategy.model_dump(mode="json"),
         training=request.training.model_dump(mode="json"),
+        privacy=request.privacy.model_dump(mode="json"),
         num_rounds=request.num_rounds,
         seed=request.seed,
         created_by=actor.id,
@@ -67,8 +71,9 @@ def create_run(
         session,
         run.id,
         EventKind.RUN_CREATED,
-        f"Created by {actor.name}: {request.strategy.name.value}, "
+        f"Created by {actor.name}: {title_of(request.strategy)}, "
         f"{request.num_rounds} rounds, seed {request.seed}.",
+        cautions=known_cautions(request.strategy, federation.clients),
     )
     record_audit(session, actor, "run.create", run.id, federation_id=str(federation_id))
     return Run.model_validate(run)
@@ -92,6 +97,31 @@ def require_compatible(strategy: Params, clients: Sequence[models.Client]) -> No
             for refusal in found
         ],
     )
+
+
+def require_protectable(strategy: Params, privacy: PrivacySettings) -> None:
+    """Refuses a protection that this strategy, or the platform, does not offer.
+
+    Raises:
+        InvalidError: one sentence a reason, each with the remedy.
+    """
+    found = platform_refusals(strategy, privacy)
+    if not found:
+        return
+    raise InvalidError(
+        " ".join(reason for reasons in found.values() for reason in reasons),
+        code="protection_not_offered",
+        errors=[
+            FieldError(field=f"privacy.{field}", message=reason)
+            for field, reasons in found.items()
+            for reason in reasons
+        ],
+    )
+
+
+def known_cautions(strategy: Params, clients: Sequence[models.Client]) -> list[str]:
+    """What is allowed but worth knowing, such as a client that is alone in its group."""
+    return cautions(strategy, [participant_of(Client.model_validate(c)) for c in clients])
 
 
 def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:

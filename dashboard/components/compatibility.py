@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from backend.contracts.clients import Client
-from backend.contracts.compatibility import cautions, participant_of, refusals
+from backend.contracts.compatibility import cautions, groups, participant_of, refusals
 from backend.contracts.enums import Execution
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import Params, is_grouped
 
 _PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
@@ -90,6 +90,17 @@ def verdict(strategy: Mapping[str, Any], clients: Sequence[Client]) -> Verdict:
     return Verdict(
         [refusal.reason for refusal in refusals(params, members)], cautions(params, members)
     )
+
+
+def groups_text(strategy: Params, clients: Sequence[Client]) -> str | None:
+    """Who shares with whom, such as `north and south · east alone`; None without groups."""
+    if not is_grouped(strategy):
+        return None
+    parts = []
+    for members in groups(strategy, [participant_of(client) for client in clients]):
+        *others, last = [member.name for member in members]
+        parts.append(f"{', '.join(others)} and {last}" if others else f"{last} alone")
+    return " · ".join(parts)
 
 
 def _concern(client: Client, global_rank: int) -> str | None:

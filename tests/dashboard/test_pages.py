@@ -6,7 +6,7 @@ from streamlit.testing.v1 import AppTest
 from backend.contracts.common import FieldError
 from backend.contracts.enums import EventKind, Role, RunStatus, UpdateStatus
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyName
+from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyName, info_of
 from dashboard import pages
 from tests.dashboard.fake_platform import FakePlatform, RefusalError, three_clinics
 from tests.dashboard.reading import Open, text_of
@@ -168,6 +168,39 @@ def test_a_client_without_data_or_with_too_large_a_rank_stops_the_start(
     assert "north has LoRA rank 32, more than the global rank 16" in text
     assert "south has no data set yet" in text
     assert button(app, "Create and start").disabled
+
+
+def test_a_strategy_that_cannot_serve_a_member_says_so_before_the_start(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    platform.add_client("north")
+    platform.add_client("south", "tiny_gemma", 4)
+    app = filled(platform, open_page)
+    assert not button(app, "Create and start").disabled
+    strategy = by_label(app.selectbox, "Strategy")
+    strategy.set_value(info_of(StrategyName.FEDIT)).run()
+    [warning] = [item.value for item in app.warning]
+    assert "differs from" in warning
+    assert "FedIT needs equal ones" in warning
+    assert button(app, "Create and start").disabled
+    by_label(app.selectbox, "Groups").set_value("architecture").run()
+    assert not app.warning
+    assert "'north' has no other client of its shape" in text_of(app)
+    assert not button(app, "Create and start").disabled
+    button(app, "Create and start").click().run()
+    assert app.title[0].value == "FedIT, in groups of equal architecture and rank"
+    assert "Groups: north alone · south alone" in text_of(app)
+
+
+def test_another_run_that_cannot_be_served_is_not_offered(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = three_clinics(platform)
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    by_label(app.selectbox, "Strategy").set_value(info_of(StrategyName.FLEXLORA)).run()
+    assert len(app.warning) == 2
+    assert all("FlexLoRA needs equal ones" in item.value for item in app.warning)
+    assert button(app, "Start run").disabled
 
 
 def test_a_missing_name_is_told_at_its_field(platform: FakePlatform, open_page: Open) -> None:

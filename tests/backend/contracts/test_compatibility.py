@@ -7,16 +7,26 @@ import pytest
 from backend.contracts.base_models import Architecture
 from backend.contracts.compatibility import (
     Participant,
+    cautions,
     groups,
     incompatibilities,
     refusals,
 )
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import Capabilities, H2TuneParams, LocalOnlyParams
+from backend.contracts.strategies import (
+    Capabilities,
+    FedItParams,
+    FlexLoraParams,
+    H2TuneParams,
+    LocalOnlyParams,
+    title_of,
+)
 
 NOTHING = Capabilities(rank=False, depth=False, width=False, task=False, linear_aggregation=True)
 RANKS = NOTHING.model_copy(update={"rank": True})
 ALL = Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=True)
+
+WIDE, DEEP = ("llama", 4, 256), ("llama", 8, 128)
 
 
 def participant(client_id: str, **changes: Any) -> Participant:
@@ -107,3 +117,60 @@ def test_some_strategies_serve_everybody(params: Any) -> None:
     clients = [participant("a"), participant("b", shape=("gpt2", 6, 96), lora_rank=2)]
     assert refusals(params, clients) == []
     assert groups(params, clients[::-1]) == [clients]
+
+
+def test_a_strategy_is_known_by_its_parameters() -> None:
+    clients = [participant("a"), participant("b", lora_rank=2), participant("c", shape=WIDE)]
+    found = refusals(FedItParams(), clients)
+    assert [refusal.client_id for refusal in found] == ["b", "c"]
+    assert "FedIT needs equal ones" in found[0].reason
+    assert [refusal.client_id for refusal in refusals(FlexLoraParams(), clients)] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("params", "expected", "title"),
+    [
+        (
+            FedItParams(group_by="architecture"),
+            ["ad", "b", "c", "e"],
+            "FedIT, in groups of equal architecture and rank",
+        ),
+        (
+            FlexLoraParams(group_by="architecture"),
+            ["abd", "c", "e"],
+            "FlexLoRA, in groups of equal architecture",
+        ),
+        (FlexLoraParams(), ["abcde"], "FlexLoRA"),
+    ],
+)
+def test_groups_have_all_in_common_that_the_strategy_needs(
+    params: Any, expected: list[str], title: str
+) -> None:
+    clients = [
+        participant("a"),
+        participant("b", lora_rank=2),
+        participant("c", shape=WIDE),
+        participant("d"),
+        participant("e", shape=DEEP),
+    ]
+    found = groups(params, clients[::-1])
+    assert ["".join(member.client_id for member in group) for group in found] == expected
+    assert title_of(params) == title
+
+
+def test_grouping_serves_everybody_and_says_who_is_alone() -> None:
+    params = FedItParams(group_by="architecture")
+    clients = [participant("a"), participant("b"), participant("c", shape=WIDE)]
+    assert refusals(params, clients) == []
+    (caution,) = cautions(params, clients)
+    assert caution.startswith("'clinic-c' has no other client of its shape")
+    assert "trains alone" in caution
+
+
+def test_tasks_that_differ_are_a_caution_where_they_matter() -> None:
+    clients = [participant("a"), participant("b", task=TaskKind.CHOICE)]
+    (caution,) = cautions(FlexLoraParams(), clients)
+    assert "FlexLoRA" in caution
+    assert "(choice, fill_in)" in caution
+    assert cautions(H2TuneParams(), clients) == []
+    assert cautions(FlexLoraParams(), clients[:1]) == []

@@ -68,7 +68,7 @@ def test_a_run_keeps_what_was_asked(operator: Caller, federation: dict[str, Any]
             {"strategy": {"name": "fedsgd"}},
             "strategy.name",
             "fedsgd",
-            "must be one of 'local_only', 'h2tune', 'fedsgd' was given",
+            "strategy.name must be one of 'local_only', ",
         ),
         ({"strategy": {}}, "strategy.name", None, "is missing"),
         ({"strategy": "h2tune"}, "strategy", "h2tune", "'h2tune' was given"),
@@ -219,3 +219,50 @@ def test_viewers_and_clients_change_nothing(
 )
 def test_an_unknown_run(operator: Caller, method: str, path: str) -> None:
     problem(operator.request(method, f"/runs/{uuid4()}{path}"), 404, "not_found")
+
+
+@pytest.fixture
+def unequal(operator: Caller) -> dict[str, Any]:
+    """Two clients of one architecture and rank, and one of another."""
+    members = [
+        make_client(operator, base_model={"source": "builtin", "id": model}, lora_rank=8)[0]
+        for model in ("tiny_llama", "tiny_llama", "tiny_gemma")
+    ]
+    return {**make_federation(operator, *members), "names": [m["name"] for m in members]}
+
+
+def test_a_strategy_that_cannot_serve_a_member_is_refused_before_a_run_exists(
+    operator: Caller, unequal: dict[str, Any], engine: Engine
+) -> None:
+    path = f"/federations/{unequal['id']}/runs"
+    with unchanged(engine):
+        response = operator.post(path, {"strategy": {"name": "fedit"}})
+    answer = problem(response, 422, "strategy_cannot_serve")
+    [error] = answer["errors"]
+    assert (error["field"], error["value"]) == ("strategy", "fedit")
+    assert error["message"] == answer["detail"]
+    first, _, odd = unequal["names"]
+    assert answer["detail"].startswith(
+        f"Client {odd!r} differs from {first!r} in number of layers (6 instead of 4), family "
+        "(gemma instead of llama) and hidden size (96 instead of 128), and FedIT needs equal ones"
+    )
+    assert "set `group_by` to `architecture`" in answer["detail"]
+
+
+def test_in_groups_it_is_served_and_says_so_everywhere(
+    operator: Caller, unequal: dict[str, Any]
+) -> None:
+    run = make_run(operator, unequal, strategy={"name": "fedit", "group_by": "architecture"})
+    title = "FedIT, in groups of equal architecture and rank"
+    assert run["strategy_title"] == title
+    assert operator.get(f"/runs/{run['id']}").json()["strategy_title"] == title
+    [event] = operator.get(f"/runs/{run['id']}/events").json()["items"]
+    assert f": {title}, 2 rounds, seed 0." in event["message"]
+    [caution] = event["data"]["cautions"]
+    assert caution.startswith(f"{unequal['names'][2]!r} has no other client of its shape")
+
+
+def test_a_strategy_for_all_shapes_needs_no_groups(
+    operator: Caller, unequal: dict[str, Any]
+) -> None:
+    assert make_run(operator, unequal, strategy={"name": "h2tune"})["strategy_title"] == "H2Tune"
