@@ -41,6 +41,9 @@ def main() -> None:
                 pages.FEDERATION, title="Federation", url_path="federation", visibility="hidden"
             ),
             st.Page(pages.RUN, title="Run", url_path="run", visibility="hidden"),
+            st.Page(
+                pages.COMPARISON, title="Comparison", url_path="comparison", visibility="hidden"
+            ),
         ],
         position="sidebar" if signed_in else "hidden",
     )  # fmt: skip

@@ -14,6 +14,7 @@ from dashboard.components import run_form
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import comparison_figure
 from dashboard.components.client_table import client_table
+from dashboard.components.comparison_list import comparisons_section
 from dashboard.components.compatibility import verdict
 from dashboard.components.delivered import reached
 from dashboard.components.formatting import ago_text, escape, moment_text
@@ -33,7 +34,9 @@ def main() -> None:
     federation_id = id_in_address("federation", pages.FEDERATIONS, "All federations")
     api = session.current_api()
     federation = api.federations.get(federation_id)
-    runs = list(api.federations.runs(federation_id))
+    runs = [
+        run for run in api.federations.runs(federation_id) if run.comparison_id is None
+    ]  # those of comparisons have a page of their own
     st.page_link(pages.FEDERATIONS, label="All federations", icon=":material/arrow_back:")
     st.title(escape(federation.name))
     if federation.description:
@@ -51,6 +54,7 @@ def main() -> None:
             expanded=not runs or bool(st.session_state.get(ERRORS)),
         ):
             _start(api, federation)
+    comparisons_section(api, federation)
     _comparison(api, federation, [run for run in runs if run.status is RunStatus.COMPLETED])
     st.subheader("Members")
     client_table(federation.clients)

@@ -95,7 +95,7 @@ def accuracy_figure(
             line={"dash": "dash", "color": GREY, "width": 1.5},
             hoverinfo="skip",
         )
-    _finish(figure, "Round", "Test accuracy (%)")
+    finish(figure, "Round", "Test accuracy (%)")
     ticks = _round_ticks(num_rounds)
     figure.update_xaxes(
         range=[0.5, num_rounds + 1.5],
@@ -122,7 +122,7 @@ def loss_figure(
                 line={"color": style.colour, "dash": style.dash, "width": 1.5},
                 hovertemplate="%{y:.3f}",
             )
-    return _finish(figure, "Optimizer step since the start", "Training loss (nats per token)")
+    return finish(figure, "Optimizer step since the start", "Training loss (nats per token)")
 
 
 def sparsity_figure(
@@ -132,7 +132,7 @@ def sparsity_figure(
     figure = go.Figure()
     for client, style in styles.items():
         _add_line(figure, style, sparsity.get(client, {}), width=2, scale=100)
-    _finish(figure, "Round", "Zeros in the shared matrices (%)")
+    finish(figure, "Round", "Zeros in the shared matrices (%)")
     figure.update_layout(showlegend=len(styles) <= FEW_CLIENTS)
     figure.update_yaxes(range=[-3, 103])
     figure.update_xaxes(range=[0.5, num_rounds + 0.5], tickvals=_round_ticks(num_rounds))
@@ -167,7 +167,7 @@ def traffic_figure(
                     row=1,
                     col=column,
                 )
-    _finish(figure, "Round", "")
+    finish(figure, "Round", "")
     figure.update_yaxes(title_text=f"Payload per round ({unit})", col=1)
     figure.update_xaxes(title_text="Round · sent by clients (up)", col=1)
     figure.update_xaxes(title_text="Round · received by clients (down)", col=2)
@@ -195,7 +195,7 @@ def cumulative_traffic_figure(up: ByRound, down: ByRound, lora: ByRound) -> go.F
                 line={"color": colour, "dash": dash, "width": 2.5},
                 hovertemplate=f"%{{y:.2f}} {unit}",
             )
-    _finish(figure, "Round", f"Payload since the start ({unit})")
+    finish(figure, "Round", f"Payload since the start ({unit})")
     figure.update_yaxes(rangemode="tozero")
     figure.update_xaxes(tickvals=_round_ticks(max([*up, *down, *lora], default=1)))
     return figure
@@ -221,7 +221,7 @@ def gain_figure(
             "<extra></extra>",
         )
     )
-    _finish(figure, "Difference to local only (percentage points)", "")
+    finish(figure, "Difference to local only (percentage points)", "")
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
@@ -246,7 +246,7 @@ def comparison_figure(runs: Iterable[tuple[str, Mapping[str, float]]]) -> go.Fig
             marker={"color": PALETTE[i % len(PALETTE)], "line": {"width": 0}},
             hovertemplate="%{y:.1f} %",
         )
-    _finish(figure, "", "Delivered test accuracy (%)")
+    finish(figure, "", "Delivered test accuracy (%)")
     figure.update_layout(barmode="group", bargap=0.3, bargroupgap=0.06)
     figure.update_yaxes(rangemode="tozero")
     return figure
@@ -267,7 +267,7 @@ def layer_map_figure(
             customdata=list(range(1, len(layers[client]) + 1)),
             hovertemplate="layer %{customdata} at slot %{x:.2f}<extra></extra>",
         )
-    _finish(figure, "Common slot", "")
+    finish(figure, "Common slot", "")
     figure.update_xaxes(range=[0.5, num_slots + 0.5], tickvals=_round_ticks(num_slots))
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
@@ -343,7 +343,7 @@ def _round_ticks(last: int) -> list[int]:
     return list(range(1, last + 1, max(1, -(-last // 15))))
 
 
-def _finish(figure: go.Figure, x_title: str, y_title: str) -> go.Figure:
+def finish(figure: go.Figure, x_title: str, y_title: str) -> go.Figure:
     """What all charts share; a constant `uirevision` keeps zoom and hidden lines at a refresh."""
     figure.update_layout(
         height=HEIGHT,

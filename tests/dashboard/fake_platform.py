@@ -25,6 +25,7 @@ from backend.contracts.clients import (
     EnrolmentKeyCreated,
 )
 from backend.contracts.common import FieldError, Page, Problem
+from backend.contracts.comparisons import ComparisonResults
 from backend.contracts.datasets import (
     BUILTIN_TASK_KINDS,
     BuiltinDataset,
@@ -55,6 +56,7 @@ from backend.contracts.runs import (
 )
 from backend.contracts.strategies import StrategyInfo, StrategyName, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
+from tests.dashboard.fake_comparisons import add_comparison_routes
 
 PASSWORD = "correct horse battery"
 TOKEN = "fbs_test"
@@ -89,6 +91,7 @@ class FakePlatform:
         self.clients: list[Client] = []
         self.federations: list[FederationDetail] = []
         self.runs: list[Run] = []
+        self.comparisons: dict[UUID, ComparisonResults] = {}
         self.rounds: dict[UUID, list[Round]] = {}
         self.metrics: dict[UUID, list[MetricPoint]] = {}
         self.events: dict[UUID, list[Event]] = {}
@@ -330,6 +333,7 @@ def make_app(platform: FakePlatform) -> FastAPI:
     _catalogue(app, guarded)
     _federations(app, platform, guarded)
     _runs(app, platform, guarded)
+    add_comparison_routes(app, platform, guarded, route, find)
     return app
 
 
