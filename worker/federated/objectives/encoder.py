@@ -195,10 +195,9 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_lengt
 
 
 def embed(forward: Forward, batch: Batch) -> torch.Tensor:
-    """Mean over tokens of the last hidden states, of length one: (texts, width)."""
-    hidden: torch.Tensor = forward(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
+    """Mean over tokens of the last hidden states, of length one: (texts, width) fp32."""
+    states = forward(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    hidden: torch.Tensor = states.last_hidden_state.float()
     weight = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
     return functional.normalize((hidden * weight).sum(dim=1) / weight.sum(dim=1), dim=-1)
 
