@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from backend.contracts.strategies import Params, StrategyName, is_grouped
+from worker.federated.strategies.colora import CoLora
 from worker.federated.strategies.fed_plora import FedPLora
 from worker.federated.strategies.fedex_lora import FedExLora
 from worker.federated.strategies.fedit import FedIt
@@ -40,6 +41,7 @@ STRATEGIES: Mapping[StrategyName, StrategyFactory] = {
     StrategyName.FLEXLORA: FlexLora,
     StrategyName.FLORIST: Florist,
     StrategyName.HETEROTUNE: HeteroTune,
+    StrategyName.COLORA: CoLora,
 }
 
 

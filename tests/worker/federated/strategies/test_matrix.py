@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import (
+    CoLoraParams,
     FedExLoraParams,
     FedItParams,
     FedPLoraParams,
@@ -43,6 +44,7 @@ PARAMS: dict[StrategyName, Params] = {
     StrategyName.FLEXLORA: FlexLoraParams(),
     StrategyName.FLORIST: FloristParams(),
     StrategyName.HETEROTUNE: HeteroTuneParams(),
+    StrategyName.COLORA: CoLoraParams(),
 }
 
 SHAPES = {"widths", "depths", "families"}
