@@ -131,16 +131,20 @@ def sweep() -> None:
 
 @app.command()
 def strategies(
-    as_json: Annotated[bool, typer.Option("--json", help="With all parameters.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With capabilities and all parameters.")
+    ] = False,
 ) -> None:
-    """List the strategies and what each of them shares."""
+    """List the strategies, what each of them shares, and whom it can serve together."""
     described = describe_strategies()
     if as_json:
         typer.echo(json.dumps([info.model_dump(mode="json") for info in described], indent=2))
         return
-    table = Table("name", "title", "what leaves a client", "reference", box=None)
+    table = Table("name", "what leaves a client", "clients may differ in", "reference", box=None)
     for info in described:
-        table.add_row(info.name, info.title, info.shares, info.reference or "")
+        allowed = info.capabilities.model_dump(include={"rank", "depth", "width", "task"})
+        differences = ", ".join(name for name, is_allowed in allowed.items() if is_allowed)
+        table.add_row(info.name, info.shares, differences, info.reference or "")
     _out.print(table)
 
 

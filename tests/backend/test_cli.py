@@ -62,6 +62,10 @@ def test_strategies_lists_every_one() -> None:
     status, out, _ = run("strategies")
     assert status == 0
     assert all(name in out for name in StrategyName)
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert "rank, depth, width, task" in lines["h2tune"]
+    assert re.search(r" rank +\S", lines["flora"])
+    assert not re.search("rank|depth|width|task", lines["fedit"])
 
 
 def test_strategies_as_json_has_the_parameters() -> None:
@@ -69,6 +73,15 @@ def test_strategies_as_json_has_the_parameters() -> None:
     described = {entry["name"]: entry for entry in json.loads(out)}
     assert set(described) == set(StrategyName)
     assert "sparsity" in described["h2tune"]["params_schema"]["properties"]
+    for name, entry in described.items():
+        assert entry["params_schema"]["properties"]["name"]["const"] == name
+        assert entry["title"]
+        assert entry["summary"]
+        assert entry["shares"]
+        assert entry["capabilities"].keys() >= {"rank", "depth", "width", "task"}
+    assert described["fedit"]["capabilities"]["rank"] is False
+    assert described["flora"]["capabilities"]["rank"] is True
+    assert "group_by" in described["flora"]["params_schema"]["properties"]
 
 
 def test_a_user_is_created_and_listed(database: EmbeddedPostgres) -> None:
