@@ -30,6 +30,7 @@ from backend.contracts.enums import (
     RunStatus,
 )
 from backend.contracts.jobs import OpenRound, RunClientUpdate
+from backend.contracts.privacy import PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, ClientUpdate, Round, Run
@@ -45,9 +46,10 @@ from worker.devices import training_device, weights_dtype
 from worker.federated import types
 from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
 from worker.federated.objectives.loading import load_for_task
+from worker.federated.privacy.private import unpredictable_key, with_noise
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
-from worker.federated.tasks.loading import load_dataset
+from worker.federated.tasks.loading import load_dataset, open_pictures
 from worker.platform import Platform
 from worker.specs import describe_client, describe_federation
 
@@ -114,7 +116,7 @@ def _open(
 ) -> None:
     round_number = run.round_number + 1
     kind = RoundKind.DELIVER if round_number > run.num_rounds else RoundKind.TRAIN
-    strategy = build_strategy(_PARAMS.validate_python(run.strategy))
+    strategy = _strategy_of(run)
     if run.state_sha256 is None:
         refusals = strategy.check(federation)
         if refusals:
@@ -165,6 +167,17 @@ def _open(
             if client.execution is Execution.MANAGED
         ]
         commit_and_enqueue(session, *jobs)
+
+
+def _strategy_of(run: Run) -> Strategy:
+    """The run's strategy, with noise where its settings ask for it.
+
+    The noise of a managed client comes from the worker's secure source. An attempt that got lost
+    may leave a blob with other noise, which nobody but the operator could find, who has the data.
+    """
+    params = _PARAMS.validate_python(run.strategy)
+    noise = PrivacySettings.model_validate(run.privacy).differential_privacy
+    return with_noise(build_strategy(params), params, noise, unpredictable_key)
 
 
 def run_client_update(
@@ -227,11 +240,12 @@ def _load_work(
     if row.dataset is None:
         raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
     training = TrainingConfig.model_validate(run.training)
-    data = load_dataset(
+    dataset, open_blob = (
         _DATASET.validate_python(row.dataset),
-        row.task,
         partial(artifacts.open_dataset, platform),
     )
+    data = load_dataset(dataset, row.task, open_blob)
+    has_pictures = isinstance(dataset, UploadedDataset) and dataset.format == "image_archive"
     device = training_device()
     model, objective = load_for_task(
         BaseModelRef.model_validate(row.base_model),
@@ -239,10 +253,11 @@ def _load_work(
         training,
         device=device,
         dtype=weights_dtype(training.precision, device),
+        image_folder=open_pictures(dataset, open_blob) if has_pictures else None,
     )
     private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
     return _Work(
-        strategy=build_strategy(_PARAMS.validate_python(run.strategy)),
+        strategy=_strategy_of(run),
         plan=artifacts.load_plan(platform, plan_sha256),
         client=types.LocalClient(
             spec=describe_client(row),
@@ -297,7 +312,7 @@ def _aggregate(
 ) -> None:
     if run.state_sha256 is None:
         raise RetryableJobError(f"run {run.id} has no state yet")
-    strategy = build_strategy(_PARAMS.validate_python(run.strategy))
+    strategy = _strategy_of(run)
     state = artifacts.load_state(platform, run.state_sha256)
     updates = _Updates(platform, round_, federation)
     start = time.monotonic()

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, FiniteFloat
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RoundKind
 from backend.contracts.metrics import MetricName
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 
@@ -48,6 +49,7 @@ class Work(Answer):
     kind: RoundKind
     strategy: Params
     training: TrainingConfig
+    privacy: PrivacySettings = NO_PRIVACY
     plan_sha256: str
     plan_size_bytes: int
 

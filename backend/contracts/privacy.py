@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend.contracts.privacy_accounting import epsilon_after
 from backend.contracts.strategies import (
     H2TuneParams,
+    HeteroTuneParams,
     Params,
     StrategyName,
     info_of,
@@ -105,10 +106,34 @@ def privacy_refusals(params: Params, privacy: PrivacySettings) -> list[str]:
     ]
 
 
+def platform_refusals(params: Params, privacy: PrivacySettings) -> dict[str, list[str]]:
+    """Why the platform cannot run this, by field of the settings; empty: it can.
+
+    Secure aggregation needs several exchanges with all clients in one round; the platform's rounds
+    have one, and clients of it may be offline for days. Simulations run the whole protocol.
+    """
+    noise = PrivacySettings(differential_privacy=privacy.differential_privacy)
+    found = {"differential_privacy": privacy_refusals(params, noise)}
+    if privacy.secure_aggregation is not None:
+        found["secure_aggregation"] = [
+            "Secure aggregation is available in simulations only "
+            "(`worker.federated.simulation.simulate`), not in runs of the platform: leave it out, "
+            "or use differential privacy."
+        ]
+    return {field: reasons for field, reasons in found.items() if reasons}
+
+
 def _refusals(params: Params, protection: str) -> list[str]:
     title = title_of(params)
     if params.name is StrategyName.LOCAL_ONLY:
         return [f"{title} shares nothing, so {protection} has nothing to protect: leave it out."]
+    if isinstance(params, HeteroTuneParams):
+        if params.conflict == "none":
+            return []
+        return [
+            f"Resolving conflicts (`{params.conflict}`) compares single clients, so {protection} "
+            "is not offered with it: set `conflict` to `none`."
+        ]
     if not info_of(params.name).capabilities.linear_aggregation:
         return [
             f"{title} needs more of each client's update than a weighted sum, so {protection} is "
@@ -136,6 +161,11 @@ def _h2tune_refusals(params: H2TuneParams, protection: str) -> list[str]:
         found.append(
             f"With {protection}, h2tune must not train the layer alignment, because how much of a "
             "slot a client fills is sent as it is: set `train_alignment` to false."
+        )
+    if params.gauge == "probe" and params.code_selection == "gradient":
+        found.append(
+            f"With {protection}, h2tune must not choose codes by a client's own loss, because the "
+            "choice is sent as it is: set `code_selection` to `leading`."
         )
     if protection == "differential privacy" and params.aggregation != "delta":
         found.append(

@@ -65,7 +65,7 @@ def delta_at(epsilon: float, mu: float) -> float:
 
 
 def _log_normal(x: float) -> float:
-    """log Phi(x) without underflow."""
+    """Log Phi(x) without underflow."""
     if x > _FAR:
         return math.log(0.5 * math.erfc(-x / math.sqrt(2)))
     inverse = 1 / (x * x)

@@ -15,6 +15,7 @@ from backend.contracts.enums import (
     UpdateStatus,
 )
 from backend.contracts.metrics import MetricName
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.strategies import Params, title_of
 from backend.contracts.training import TrainingConfig
 
@@ -39,6 +40,7 @@ class RunCreate(Request):
     num_rounds: int = Field(5, ge=1, le=10_000)
     seed: int = Field(0, ge=0, lt=2**31)
     training: TrainingConfig = TrainingConfig()
+    privacy: PrivacySettings = NO_PRIVACY
 
 
 class Run(Answer):
@@ -50,6 +52,7 @@ class Run(Answer):
     num_rounds: int
     seed: int
     training: TrainingConfig
+    privacy: PrivacySettings = NO_PRIVACY
     status: RunStatus
     round_number: int = Field(description="the current round; 0 before the first")
     error: str | None = Field(description="why the run failed, for people")

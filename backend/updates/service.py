@@ -24,6 +24,7 @@ from backend.contracts.agent import (
 )
 from backend.contracts.common import FieldError
 from backend.contracts.enums import EventKind, Execution, RoundKind, UpdateStatus
+from backend.contracts.privacy import PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from backend.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
@@ -70,6 +71,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
             kind=own.round.kind,
             strategy=_PARAMS.validate_python(run.strategy),
             training=TrainingConfig.model_validate(run.training),
+            privacy=PrivacySettings.model_validate(run.privacy),
             plan_sha256=plan.sha256,
             plan_size_bytes=plan.size_bytes,
         )

@@ -19,6 +19,7 @@ from worker.devices import training_device, weights_dtype
 from worker.federated.checkpoint import Checkpointing
 from worker.federated.errors import WireError
 from worker.federated.objectives.loading import load_for_task
+from worker.federated.privacy.private import unpredictable_key, with_noise
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Metrics, Tensors
 from worker.federated.wire import decode_plan, encode_update
@@ -93,7 +94,10 @@ class Agent:
     def _compute(self, work: Work, attempt: LeasedAttempt) -> Done:
         plan = self._fetch_plan(work)
         client = self._local_client(work, attempt)
-        strategy = build_strategy(work.strategy)
+        noise = work.privacy.differential_privacy
+        strategy = with_noise(
+            build_strategy(work.strategy), work.strategy, noise, unpredictable_key
+        )
         if work.kind is RoundKind.DELIVER:
 
             def write_adapter(folder: Path) -> Metrics:
@@ -144,6 +148,7 @@ class Agent:
             training,
             device=device,
             dtype=weights_dtype(training.precision, device),
+            image_folder=self.premises.pictures,
         )
         return LocalClient(
             spec=self.spec,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings, privacy_refusals
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
-from worker.federated.privacy.private import reproducible_key, with_privacy
+from worker.federated.privacy.private import reproducible_key, with_noise
 from worker.federated.privacy.secure_strategy import Dropouts, SecurelyAggregated, nobody
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.strategies.registry import build_strategy
@@ -158,7 +158,11 @@ def simulate(
 
 
 def _protected(params: Params, privacy: PrivacySettings, dropouts: Dropouts) -> Strategy:
-    strategy = with_privacy(build_strategy(params), params, privacy, reproducible_key)
+    reasons = privacy_refusals(params, privacy)
+    if reasons:
+        raise InvalidConfigError(" ".join(reasons))
+    noise = privacy.differential_privacy
+    strategy = with_noise(build_strategy(params), params, noise, reproducible_key)
     if privacy.secure_aggregation is None:
         return strategy
     return SecurelyAggregated(strategy, params, privacy.secure_aggregation, dropouts)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from backend.contracts.strategies import H2TuneParams, Params
+from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
 from worker.federated.errors import InvalidConfigError
 from worker.federated.types import ClientPlan, Tensors
 
@@ -25,8 +25,8 @@ def secret_names(params: Params, shared: Mapping[str, torch.Tensor]) -> list[str
 def references(params: Params, plan: ClientPlan, shared: Mapping[str, torch.Tensor]) -> Tensors:
     """What the client received in place of each secret tensor that it sends.
 
-    H2Tune's `delta` sends changes, so there it is zero; other strategies send under the name and
-    in the shape under which they received.
+    H2Tune (`delta`) and HeteroTune send changes, so there it is zero; other strategies send under
+    the name and in the shape under which they received.
 
     Raises:
         InvalidConfigError: nothing was received under the name of a tensor that is sent.
@@ -34,7 +34,7 @@ def references(params: Params, plan: ClientPlan, shared: Mapping[str, torch.Tens
     found: Tensors = {}
     for name in secret_names(params, shared):
         tensor = shared[name]
-        if isinstance(params, H2TuneParams):
+        if isinstance(params, H2TuneParams | HeteroTuneParams):
             found[name] = torch.zeros_like(tensor)
             continue
         received = plan.tensors.get(name)

@@ -75,26 +75,29 @@ def reproducible_key(plan: ClientPlan) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def with_privacy(
-    strategy: Strategy, params: Params, privacy: PrivacySettings, make_key: NoiseKeys
+def with_noise(
+    strategy: Strategy,
+    params: Params,
+    settings: DifferentialPrivacy | None,
+    make_key: NoiseKeys,
 ) -> Strategy:
-    """The strategy as these settings want it; itself where they ask for no noise.
+    """The strategy with noise as these settings want it; itself where there are none.
 
     Args:
         strategy: made from `params`.
         params: of the strategy.
-        privacy: of the run.
+        settings: of the run.
         make_key: `unpredictable_key`, or `reproducible_key` in simulations.
 
     Raises:
         InvalidConfigError: this strategy cannot be protected in this way.
     """
-    reasons = privacy_refusals(params, privacy)
+    if settings is None:
+        return strategy
+    reasons = privacy_refusals(params, PrivacySettings(differential_privacy=settings))
     if reasons:
         raise InvalidConfigError(" ".join(reasons))
-    if privacy.differential_privacy is None:
-        return strategy
-    return Private(strategy, params, privacy.differential_privacy, make_key)
+    return Private(strategy, params, settings, make_key)
 
 
 class Private:

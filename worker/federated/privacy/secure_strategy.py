@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.privacy import SecureAggregation
-from backend.contracts.strategies import H2TuneParams, Params
+from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
 from worker.federated.privacy.secure_aggregation.exchange import Contribution, secure_mean
@@ -149,17 +149,14 @@ class SecurelyAggregated:
                 f"add clients, or lower the threshold (at least {SMALLEST_SUM})."
             )
             return [Refusal(clients[0].client_id, reason)] if clients else []
-        if not isinstance(self.params, H2TuneParams):
-            return []  # equal shapes are what those strategies need anyway
         held = [_held(self.params, client) for client in clients]
         return [
             Refusal(
                 client.client_id,
                 f"Client {client.name!r} holds other entries than {clients[0].name!r} "
-                f"(rank {client.lora_rank} and {clients[0].lora_rank}, module roles "
-                f"{sorted(client.modules)} and {sorted(clients[0].modules)}), so a sum would show "
-                "what one client sent: give all clients one rank, or set `sparsity`, and the same "
-                "roles.",
+                f"({_described(client)}; {_described(clients[0])}), so a sum would show what one "
+                "client sent: give all clients one rank, or set `sparsity`, and the same module "
+                "roles; heterotune needs equal depths as well.",
             )
             for client, entries in zip(clients, held, strict=True)
             if entries != held[0]
@@ -179,10 +176,23 @@ class SecurelyAggregated:
                 )
 
 
-def _held(params: H2TuneParams, client: ClientSpec) -> tuple[object, ...]:
-    """What decides which entries a client holds, in the block layout with untrained masks."""
-    size = client.lora_rank if params.sparsity is None else None
-    return (size, *sorted(client.modules))
+def _held(params: Params, client: ClientSpec) -> tuple[object, ...]:
+    """What decides which entries of the shared tensors a client holds."""
+    match params:
+        case H2TuneParams():  # block layout with untrained masks
+            size = client.lora_rank if params.sparsity is None else None
+            return (size, *sorted(client.modules))
+        case HeteroTuneParams():
+            return (client.lora_rank, client.architecture.num_layers)
+        case _:  # needs clients of equal shape anyway
+            return ()
+
+
+def _described(client: ClientSpec) -> str:
+    return (
+        f"rank {client.lora_rank}, {client.architecture.num_layers} layers, "
+        f"{', '.join(sorted(client.modules))}"
+    )
 
 
 def _shaped(values: torch.Tensor, names: Sequence[str], like: Tensors) -> Tensors:

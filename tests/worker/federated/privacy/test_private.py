@@ -9,7 +9,16 @@ import torch
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
 from backend.contracts.privacy_accounting import epsilon_after
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams
+from backend.contracts.strategies import (
+    FedItParams,
+    FedSaLoraParams,
+    FfaLoraParams,
+    H2TuneParams,
+    HeteroTuneParams,
+    HetLoraParams,
+    LocalOnlyParams,
+    Params,
+)
 from tests.worker.federated.strategies.rounds import at_work, federation_of, plans_of, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError
@@ -18,10 +27,11 @@ from worker.federated.privacy.private import (
     Private,
     reproducible_key,
     unpredictable_key,
-    with_privacy,
+    with_noise,
 )
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientUpdate, LocalClient, Progress
 
 PARAMS = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
@@ -154,16 +164,62 @@ def test_a_simulation_adds_up_what_it_spends_and_repeats_itself() -> None:
         (H2TuneParams(train_alignment=False), "set `mask_warmup_rounds` to 0"),
         (H2TuneParams(mask_warmup_rounds=0), "set `train_alignment` to false"),
         (PARAMS.model_copy(update={"aggregation": "mean"}), "set `aggregation` to `delta`"),
+        (
+            PARAMS.model_copy(update={"gauge": "probe", "code_selection": "gradient"}),
+            "set `code_selection` to `leading`",
+        ),
+        (HeteroTuneParams(conflict="pairwise"), "set `conflict` to `none`"),
+        (HetLoraParams(), "choose a strategy with linear aggregation"),
     ],
 )
-def test_what_cannot_be_protected_is_refused(
-    params: H2TuneParams | LocalOnlyParams, reason: str
-) -> None:
-    privacy = PrivacySettings(differential_privacy=DP)
+def test_what_cannot_be_protected_is_refused(params: Params, reason: str) -> None:
     with pytest.raises(InvalidConfigError, match=reason):
-        with_privacy(H2Tune(PARAMS), params, privacy, reproducible_key)
+        with_noise(H2Tune(PARAMS), params, DP, reproducible_key)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [FedItParams(), FfaLoraParams(), FedSaLoraParams(), HeteroTuneParams(conflict="none")],
+    ids=lambda params: params.name,
+)
+def test_every_linear_strategy_sends_what_it_received_plus_a_clipped_change(params: Params) -> None:
+    """Without noise to speak of, and clipped to nothing, what is sent is what was received."""
+    faint = DifferentialPrivacy(noise_multiplier=1e-6, clip_norm=1e-3)
+    client = make_client()
+    strategy = build_strategy(params)
+    state = strategy.init_state(federation_of([client]), 3)
+    plan = plans_of(strategy, state, [client], 1)["a"]
+    plain = strategy.train_client(plan, at_work(client, CONFIG))
+    private = Private(strategy, params, faint, reproducible_key)
+    noised = private.train_client(plan, at_work(client, CONFIG))
+    changes = isinstance(params, HeteroTuneParams)
+    sent, change = [
+        torch.cat([
+            (u.shared[n] - (0 if changes else plan.tensors[n])).double().flatten()
+            for n in sorted(u.shared)
+        ])
+        for u in (noised, plain)
+    ]  # fmt: skip
+    assert float(change.norm()) > 1e-3
+    assert torch.allclose(sent, change * (1e-3 / change.norm()), atol=1e-6)
+    private.aggregate(state, federation_of([client]), iter([noised]))
+
+
+def test_groups_are_noised_too() -> None:
+    params = FedItParams(group_by="architecture")
+    clients = [make_client("a"), make_client("b"), make_client("c", "gpt2", num_layers=3)]
+    result = simulate(
+        params,
+        clients,
+        num_rounds=1,
+        training=CONFIG,
+        global_rank=8,
+        seed=0,
+        privacy=PrivacySettings(differential_privacy=DP),
+    )
+    assert all(MetricName.EPSILON in metrics for metrics in result.rounds[0].metrics.values())
 
 
 def test_no_settings_leave_the_strategy_alone() -> None:
     strategy = H2Tune(PARAMS)
-    assert with_privacy(strategy, PARAMS, PrivacySettings(), reproducible_key) is strategy
+    assert with_noise(strategy, PARAMS, None, reproducible_key) is strategy

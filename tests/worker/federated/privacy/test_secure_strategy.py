@@ -7,7 +7,16 @@ import torch
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, SecureAggregation
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, Params
+from backend.contracts.strategies import (
+    FedItParams,
+    FedSaLoraParams,
+    FfaLoraParams,
+    FlexLoraParams,
+    H2TuneParams,
+    HeteroTuneParams,
+    LocalOnlyParams,
+    Params,
+)
 from tests.worker.federated.strategies.rounds import federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError, InvalidUpdateError
@@ -19,6 +28,7 @@ from worker.federated.privacy.secure_strategy import (
 )
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
 from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import FederationSpec
 
 H2TUNE = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
@@ -136,6 +146,9 @@ def test_a_value_out_of_range_ends_the_round_with_a_sentence() -> None:
         (H2TuneParams(train_alignment=False), "set `mask_warmup_rounds` to 0"),
         (H2TuneParams(mask_warmup_rounds=0), "set `train_alignment` to false"),
         (H2TUNE.model_copy(update={"layout": "mask"}), "set `layout` to `block`"),
+        (FedItParams(group_by="architecture"), "set `group_by` to `none`"),
+        (HeteroTuneParams(), "set `conflict` to `none`"),
+        (FlexLoraParams(), "choose a strategy with linear aggregation"),
     ],
 )
 def test_what_cannot_be_added_up_is_refused(params: Params, reason: str) -> None:
@@ -143,8 +156,19 @@ def test_what_cannot_be_added_up_is_refused(params: Params, reason: str) -> None
         run(params, alike(), privacy=SECURE)
 
 
-def refusals(params: H2TuneParams, clients: list[SimulatedClient]) -> dict[str, str]:
-    strategy = SecurelyAggregated(H2Tune(params), params, SecureAggregation(), nobody)
+@pytest.mark.parametrize(
+    "params",
+    [FedItParams(), FfaLoraParams(), FedSaLoraParams(), HeteroTuneParams(conflict="none")],
+    ids=lambda params: params.name,
+)
+def test_every_linear_strategy_gives_the_plain_result_up_to_rounding(params: Params) -> None:
+    secure = run(params, alike()[:3], num_rounds=1, privacy=SECURE)
+    plain = run(params, alike()[:3], num_rounds=1)
+    assert largest_difference(secure, plain) < 3 * STEP / 2 + 1e-7
+
+
+def refusals(params: Params, clients: list[SimulatedClient]) -> dict[str, str]:
+    strategy = SecurelyAggregated(build_strategy(params), params, SecureAggregation(), nobody)
     return {r.client_id: r.reason for r in strategy.check(federation_of(clients))}
 
 
@@ -152,9 +176,12 @@ def test_entries_of_one_client_alone_are_refused() -> None:
     clients = [*alike()[:3], make_client("d", rank=8)]
     found = refusals(H2TUNE, clients)
     assert found.keys() == {"d"}
-    assert "rank 8 and 4" in found["d"]
+    assert "rank 8, 2 layers" in found["d"]
     assert refusals(H2TUNE.model_copy(update={"sparsity": 0.75}), clients) == {}
     assert refusals(H2TUNE, members()).keys() == {"b"}  # GPT-2 has other module roles
+    deeper = [*alike()[:3], make_client("d", num_layers=3)]
+    assert refusals(HeteroTuneParams(conflict="none"), deeper).keys() == {"d"}
+    assert refusals(HeteroTuneParams(conflict="none"), alike()) == {}
 
 
 def test_two_clients_are_too_few() -> None:
