@@ -5,12 +5,20 @@ from typing import Literal
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
-from backend.contracts.strategies import GroupableParams, H2TuneParams, StrategyName
+from backend.contracts.strategies import (
+    GroupableParams,
+    H2TuneParams,
+    Params,
+    StrategyName,
+    describe_strategies,
+)
 from tests.worker.federated.strategies.rounds import at_work, federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
+from worker.federated.client_round import take
 from worker.federated.errors import InvalidUpdateError
-from worker.federated.simulation import SimulatedClient
+from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
 from worker.federated.strategies.grouped import Grouped
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.types import AggregationReport, ClientUpdate, ServerState, Tensors
@@ -71,6 +79,31 @@ def test_groups_equal_separate_runs_bit_for_bit() -> None:
             assert {
                 name: report.values[f"group_{number}/{name}"] for name in own.values
             } == own.values
+
+
+GROUPABLE = [i.name for i in describe_strategies() if "group_by" in i.params_schema["properties"]]
+
+
+@pytest.mark.parametrize("name", GROUPABLE)
+def test_every_groupable_strategy_serves_families_side_by_side(name: StrategyName) -> None:
+    """And each family's run is the one that it would have had alone."""
+    llamas = [make_client("a", rank=4), make_client("c", rank=4, seed=1)]
+    others = [make_client("b", "gpt2", rank=4, width=48, seed=2)]
+
+    def run(clients: list[SimulatedClient], group_by: str) -> SimulationResult:
+        params = TypeAdapter(Params).validate_python({"name": name, "group_by": group_by})
+        return simulate(params, clients, num_rounds=2, training=QUICK, global_rank=8, seed=3)
+
+    together = run([*others, *llamas], "architecture")
+    for number, part in enumerate([llamas, others]):
+        alone = run(part, "none")
+        found = take(f"group/{number}", together.state.tensors)
+        assert found.keys() == alone.state.tensors.keys()
+        assert all(torch.equal(found[n], t) for n, t in alone.state.tensors.items())
+        for client_id, kept in alone.private.items():
+            assert all(torch.equal(together.private[client_id][n], t) for n, t in kept.items())
+    assert together.rounds[-1].report.values["num_groups"] == 2
+    assert together.rounds[-1].report.values["num_clients_alone"] == 1
 
 
 def test_the_report_says_how_many_groups_and_who_was_alone() -> None:
