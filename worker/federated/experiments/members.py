@@ -62,7 +62,7 @@ def make_clients(
         setting: who takes part.
         seed: decides the training and validation slices, not the test sets.
         data_dir: holds `<task>_train.jsonl` and `<task>_test.jsonl`; needed for public tasks.
-        models_dir: where decoders given as folders lie.
+        models_dir: where models given as folders lie.
 
     Raises:
         InvalidConfigError: data are missing or too few.
@@ -76,7 +76,9 @@ def make_clients(
             files = _files(data_dir)
             before = sum(other.task == member.task for other in setting.members[:number])
             if isinstance(member, EncoderMember):
-                client = _encoder_client(setting, member, client_id, before, seed, files)
+                client = _encoder_client(
+                    setting, member, client_id, before, seed, files, models_dir
+                )
             else:
                 client = decoder_client(setting, member, client_id, before, seed, files, models_dir)
         clients.append((member, client))
@@ -144,6 +146,7 @@ def _encoder_client(
     number_in_task: int,
     seed: int,
     data_dir: Path,
+    models_dir: Path | None,
 ) -> SimulatedClient:
     size = setting.num_train + setting.num_validation
     rows = list(_read(data_dir, member.task, "train")[: -setting.probes.num_texts])
@@ -160,7 +163,8 @@ def _encoder_client(
         validation=_examples(own[setting.num_train :], "validation"),
         test=_examples(_read(data_dir, member.task, "test")[: setting.num_test], "test"),
     )
-    model, tokenizer = _encoder(member.layers)
+    folder = None if member.path is None else _folder(member.path, models_dir)
+    model, tokenizer = _encoder(member.layers, folder, _DTYPES[member.dtype])
     return SimulatedClient(
         client_id,
         model,
@@ -173,6 +177,15 @@ def _encoder_client(
 
 
 _encoder = cache(load_encoder)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _folder(path: str, models_dir: Path | None) -> Path:
+    if models_dir is None:
+        raise InvalidConfigError(
+            f"Encoder {path!r} is a folder, and where it lies is not said: give --models-dir."
+        )
+    return models_dir / path
 
 
 @cache
