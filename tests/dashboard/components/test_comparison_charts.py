@@ -42,7 +42,7 @@ def test_every_arm_looks_different_and_controls_are_grey() -> None:
 
 def test_bytes_are_logarithmic_and_nothing_stands_left() -> None:
     arms = results(2)
-    assert [arm.name for arm in arms][0] == "local_only"
+    assert arms[0].name == "local_only"
     figure = charts.bytes_figure(arms, charts.arm_styles(arms))
     traces = by_name(figure)
     # local_only sends nothing; the second arm sends 20,000 bytes up and as many down.
