@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import torch
 from sqlalchemy import select
 
 from backend import jobs
@@ -29,6 +30,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.contracts.metrics import MetricName
+from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
 from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyParams
 from backend.db.models import Attempt, Client, ClientUpdate, Event, Metric, Round, Run
 from backend.db.session import SessionFactory
@@ -39,7 +41,7 @@ from backend.sweep import sweep_once
 from tests.backend.rows import add_clients, add_run
 from worker import rounds
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.wire import decode_private
+from worker.federated.wire import decode_private, decode_update
 from worker.platform import Platform
 
 
@@ -332,3 +334,29 @@ def test_damaged_checkpoints_are_ignored_and_old_ones_removed(
     assert state_of(platform, run_id).status is RunStatus.COMPLETED
     assert "is ignored: This" in caplog.text
     assert list(folder.iterdir()) == []
+
+
+def test_a_private_run_sends_noise_and_tells_epsilon_and_no_measurement(
+    platform: Platform, sent: list[Job]
+) -> None:
+    params = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
+    noise = DifferentialPrivacy(noise_multiplier=3.0, clip_norm=2.0)
+    run_id = queue_run(platform, params, num_rounds=2)
+    with platform.session_factory() as session:
+        run = session.get_one(Run, run_id)
+        run.privacy = PrivacySettings(differential_privacy=noise).model_dump(mode="json")
+        session.commit()
+    sent.append(OpenRound(run_id=run_id))
+    drain(platform, sent)
+    assert state_of(platform, run_id).status is RunStatus.COMPLETED
+    with platform.session_factory() as session:
+        metrics = session.scalars(select(Metric).where(Metric.run_id == run_id)).all()
+        blobs = session.scalars(
+            select(ClientUpdate.shared_sha256).where(ClientUpdate.shared_sha256.is_not(None))
+        ).all()
+    spent = {m.round_number: m.value for m in metrics if m.name is MetricName.EPSILON}
+    assert spent == {number: noise.epsilon_after(number) for number in (1, 2)}
+    assert not [m.name for m in metrics if "accuracy" in m.name or "loss" in m.name]
+    updates = [decode_update(platform.store.read(sha256)) for sha256 in blobs if sha256]
+    values = [t.flatten() for u in updates for n, t in u.shared.items() if n.startswith("values/")]
+    assert float(torch.cat(values).std()) == pytest.approx(3.0 * 2.0, rel=0.1)

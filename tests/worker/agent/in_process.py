@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from backend.api_client import ApiClient
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, Run
@@ -55,13 +56,21 @@ class Site:
     api: ApiClient
     client_id: UUID
 
-    def start_run(self, num_rounds: int = 1, **training: Any) -> UUID:
+    def start_run(
+        self,
+        num_rounds: int = 1,
+        *,
+        params: H2TuneParams | None = None,
+        privacy: PrivacySettings = NO_PRIVACY,
+        **training: Any,
+    ) -> UUID:
         """A run of the remote client and a managed one, opened."""
         with self.platform.session_factory() as session:
             managed = add_clients(session, 1)[0]
             remote = session.get_one(Client, self.client_id)
             run = add_run(session, [managed, remote], "queued", num_rounds=num_rounds)
-            run.strategy = H2TuneParams().model_dump(mode="json")
+            run.strategy = (params or H2TuneParams()).model_dump(mode="json")
+            run.privacy = privacy.model_dump(mode="json")
             settings = TrainingConfig(local_steps=2, max_eval_examples=2, **training)
             run.training = settings.model_dump(mode="json")
             run.federation.global_rank = 8

@@ -21,10 +21,12 @@ from backend.contracts.agent import AgentResult, Work
 from backend.contracts.clients import ClientRegister
 from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
 from backend.contracts.jobs import Job
+from backend.contracts.metrics import MetricName
+from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
 from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from backend.db.ids import new_id
-from backend.db.models import Attempt, Blob, ClientUpdate, Event
+from backend.db.models import Attempt, Blob, ClientUpdate, Event, Metric
 from backend.db.session import SessionFactory
 from backend.lifecycle import cancel_run
 from backend.settings import Settings
@@ -40,7 +42,7 @@ from worker.federated import types
 from worker.federated.base_models import load_base_model
 from worker.federated.objectives.loading import load_for_task
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.wire import decode_plan, decode_private, encode_update
+from worker.federated.wire import decode_plan, decode_private, decode_update, encode_update
 from worker.platform import Platform
 
 MODEL = "builtin:tiny_gemma"
@@ -373,3 +375,42 @@ def assert_same_as_undisturbed(
     whole = H2Tune(H2TuneParams()).train_client(plan, client).private
     assert whole.keys() == kept.keys()
     assert [name for name in whole if not torch.equal(whole[name], kept[name])] == []
+
+
+def test_noise_is_drawn_once_and_a_second_attempt_sends_the_same_bytes(
+    site: Site, premises: Premises, tmp_path: Path
+) -> None:
+    """Two noised versions of one update, averaged, would have less noise than was promised."""
+    noise = DifferentialPrivacy(noise_multiplier=2.0, clip_norm=0.5)
+    site.start_run(
+        params=H2TuneParams(train_alignment=False, mask_warmup_rounds=0),
+        privacy=PrivacySettings(differential_privacy=noise),
+    )
+    site.do_jobs()
+    site.line.dead = {"result", "release"}
+
+    class StopWhenDead(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return True
+
+    agent = make_agent(site, premises, tmp_path / "state")
+    do_next(site, Agent(site.api, "here", agent.spec, premises, agent.store, StopWhenDead()))
+    waiting = remote_updates(site)[0]
+    sent_first = waiting.shared_sha256
+    assert sent_first is not None
+    site.line.dead = set()
+    site.api.agent.release(waiting.id, 1)
+    do_next(site, make_agent(site, premises, tmp_path / "state"))
+    update = remote_updates(site)[0]
+    assert (update.status, update.fence) == (UpdateStatus.ACCEPTED, 2)
+    assert update.shared_sha256 == sent_first
+    shared = decode_update(site.platform.store.read(sent_first))
+    assert shared.metrics[MetricName.EPSILON] == noise.epsilon_after(1)
+    assert MetricName.TRAIN_LOSS not in shared.metrics
+    values = torch.cat([t.flatten() for n, t in shared.shared.items() if n.startswith("values/")])
+    assert float(values.std()) == pytest.approx(2.0 * 0.5, rel=0.1)
+    with site.platform.session_factory() as session:
+        of_client = select(Metric.name).where(Metric.client_id == site.client_id)
+        names = set(session.scalars(of_client))
+    assert MetricName.EPSILON in names
+    assert not names & {MetricName.TRAIN_LOSS, MetricName.ACCURACY_AFTER_TRAINING}
