@@ -91,4 +91,5 @@ def find_figures(session: Session, comparison_id: UUID) -> list[Figure]:
         Figure(run_id, client_id, name, value)
         for query in (sums, first, newest)
         for run_id, client_id, name, value in session.execute(query)
+        if client_id is not None  # so by the condition; for the types
     ]
