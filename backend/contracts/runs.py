@@ -62,7 +62,9 @@ class Run(Answer):
     started_at: datetime | None
     ended_at: datetime | None
 
-    @computed_field(description="the strategy for people, and whether it ran inside groups")
+    @computed_field(  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+        description="the strategy for people, and whether it ran inside groups"
+    )
     @property
     def strategy_title(self) -> str:
         """Such as `FedIT, in groups of equal architecture and rank`."""

@@ -30,7 +30,7 @@ from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import FlexLoraParams
 from worker.federated.client_round import Stopwatch, below
 from worker.federated.compatibility import refuse_unequal
-from worker.federated.low_rank import LowRank, factors_of, norm, padded, truncated
+from worker.federated.low_rank import LowRank, factors_of, norm, padded, products_of, truncated
 from worker.federated.strategies.leading import leading, rank_of
 from worker.federated.strategies.lora_client import (
     LoraModel,
@@ -56,6 +56,7 @@ from worker.federated.types import (
     Metrics,
     Refusal,
     ServerState,
+    Tensors,
 )
 
 
@@ -108,15 +109,15 @@ class FlexLora:
             products.add(update.num_examples, update.shared)
             num_clients += 1
         total = products.result()
-        best = closest(total, rank_of(state.tensors))
+        factors = factors_of(closest(total, rank_of(state.tensors)))
         smallest = min(client.lora_rank for client in federation.clients)
         size = norm(total.values())
         values = {
             "update_norm": size,
-            "kept_by_largest_rank": _share(best, size),
-            "kept_by_smallest_rank": _share(closest(total, smallest), size),
+            "kept_by_largest_rank": _share(factors, size),
+            "kept_by_smallest_rank": _share(leading(factors, smallest), size),
         }
-        return ServerState(factors_of(best), state.meta), AggregationReport(num_clients, values)
+        return ServerState(factors, state.meta), AggregationReport(num_clients, values)
 
 
 def closest(products: Mapping[str, LowRank], rank: int) -> dict[str, LowRank]:
@@ -128,9 +129,9 @@ def closest(products: Mapping[str, LowRank], rank: int) -> dict[str, LowRank]:
     return {role: padded(truncated(product, rank), rank) for role, product in products.items()}
 
 
-def _share(best: Mapping[str, LowRank], size: float) -> float:
+def _share(factors: Tensors, size: float) -> float:
     """Norm of a truncated SVD by that of the whole, in [0, 1]; 1 where there is nothing to lose."""
-    return min(1.0, norm(best.values()) / size) if size > 0 else 1.0
+    return min(1.0, norm(products_of(factors).values()) / size) if size > 0 else 1.0
 
 
 def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:

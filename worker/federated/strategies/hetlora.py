@@ -207,6 +207,7 @@ class Tail:
 def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
     """The model with the plan's components, whose rank may be below the client's own."""
     rank = rank_of(plan.tensors)
+    received = received_factors(plan, client, max(rank, 1))
     lora = load_lora(plan, client, rank=rank)
-    lora.put(received_factors(plan, client, rank))
+    lora.put(received)
     return lora

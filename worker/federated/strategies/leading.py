@@ -13,9 +13,8 @@ from worker.federated.types import Tensors
 
 
 def rank_of(stacked: Mapping[str, torch.Tensor]) -> int:
-    """The rank that all roles have."""
-    (rank,) = {tensor.shape[1] for name, tensor in stacked.items() if name.startswith("A/")}
-    return int(rank)
+    """The rank of the role that has most; 0 where there is none."""
+    return max((t.shape[1] for name, t in stacked.items() if name.startswith("A/")), default=0)
 
 
 def leading(stacked: Mapping[str, torch.Tensor], rank: int) -> Tensors:

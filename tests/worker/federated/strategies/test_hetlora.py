@@ -217,6 +217,17 @@ def test_a_rank_that_nobody_agreed_on_is_refused() -> None:
                 strategy.aggregate(state, members, [updates[0], changed])
 
 
+def test_a_plan_that_does_not_fit_is_refused() -> None:
+    client = make_client("a", rank=4)
+    members = federation_of([client])
+    strategy = HetLora(HetLoraParams())
+    plan = strategy.configure_round(strategy.init_state(members, 0), members, 1, deliver=False)["a"]
+    uneven = {**plan.tensors, "A/q": plan.tensors["A/q"][:, :2]}
+    for tensors in ({}, uneven):
+        with pytest.raises(InvalidUpdateError, match="the plan of client 'a'"):
+            strategy.train_client(replace(plan, tensors=tensors), at_work(client, QUICK))
+
+
 def test_leading_components_add_up() -> None:
     factors = random_factors(federation(4).clients[0])
     assert leading(factors, 9).keys() == factors.keys()
