@@ -19,6 +19,7 @@ from dashboard.components.delivered import baseline_of, reached
 from dashboard.components.formatting import escape, moment_text
 from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import measured_section
+from dashboard.components.privacy_view import privacy_section
 
 HISTORY = "run.history"
 REFRESH_SECONDS = 2.0
@@ -82,6 +83,8 @@ def _controls(api: ApiClient, history: LiveHistory) -> None:
             st.json(run.strategy.model_dump(mode="json"))
             st.markdown("**Local training**")
             st.json(run.training.model_dump(mode="json"))
+            st.markdown("**Privacy**")
+            st.json(run.privacy.model_dump(mode="json"))
         if not session.may_operate():
             return
         if run.status is RunStatus.CREATED and st.button(
@@ -135,6 +138,7 @@ def _draw(
     is_compared = baseline_run is not None and baseline_run.status is RunStatus.COMPLETED
     baseline = reached(api, baseline_run.id) if baseline_run and is_compared else None
     run_view.header(history, baseline)
+    privacy_section(history)
     if history.rounds:
         run_view.adapters_section(history, api)
         run_view.clients_section(history)

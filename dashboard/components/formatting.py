@@ -34,6 +34,11 @@ def percent_text(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f} %"
 
 
+def epsilon_text(epsilon: float) -> str:
+    """A privacy loss in three digits, such as `0.518` or `38.2`; large ones as whole numbers."""
+    return f"{epsilon:,.0f}" if epsilon >= 100 else f"{epsilon:.3g}"
+
+
 def points_text(difference: float) -> str:
     """A difference of two shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f} pp"

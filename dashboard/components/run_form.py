@@ -12,6 +12,7 @@ from backend.contracts.strategies import StrategyInfo, StrategyName
 from backend.contracts.training import TrainingConfig
 from dashboard.components.formatting import escape
 from dashboard.components.labels import strategy_caption
+from dashboard.components.privacy_form import privacy_form
 from dashboard.components.schema_form import schema_form
 
 Errors = Mapping[str, str]
@@ -44,11 +45,14 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         training = schema_form(
             TrainingConfig.model_json_schema(), f"{key}.training", training_errors
         )
+    chosen = {"name": strategy.name, **params}
+    privacy = privacy_form(chosen, num_rounds, key, errors_below("privacy", None, errors))
     return {
-        "strategy": {"name": strategy.name, **params},
+        "strategy": chosen,
         "num_rounds": num_rounds,
         "seed": seed,
         "training": training,
+        "privacy": privacy,
     }
 
 
@@ -68,9 +72,9 @@ def baseline_toggle(values: Mapping[str, Any], key: str) -> bool:
 
 
 def baseline_of(run: RunCreate) -> RunCreate:
-    """The same run with nothing shared."""
+    """The same run with nothing shared, and so with nothing to protect."""
     return RunCreate.model_validate(
-        run.model_dump() | {"strategy": {"name": StrategyName.LOCAL_ONLY}}
+        run.model_dump() | {"strategy": {"name": StrategyName.LOCAL_ONLY}, "privacy": {}}
     )
 
 
