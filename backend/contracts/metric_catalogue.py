@@ -68,6 +68,13 @@ _ALL = (
         better=True,
     ),
     _info(
+        _M.GUARD_KEPT_OWN,
+        Unit.SHARE,
+        "1: the client's validation split refused the final shared state, so it delivers an "
+        "earlier one of its own.",
+        better=False,
+    ),
+    _info(
         _M.AGGREGATION_GAP,
         Unit.DIFFERENCE,
         "What the last aggregation did to the client: accuracy before training (or delivered) "
@@ -165,6 +172,32 @@ _REPORT = (
         "Changes that point against the common direction.",
         better=False,
     ),
+    _info(
+        "sketch_cosine",
+        Unit.COSINE,
+        "Mean cosine of the clients' gradient sketches over all pairs, from which `mixing_weight/"
+        "<receiver>/<source>` follow.",
+    ),
+    _info("num_groups", Unit.COUNT, "Groups of clients of equal shape; they share within only."),
+    _info("num_clients_alone", Unit.COUNT, "Clients with no other in their group.", better=False),
+    _info("update_norm", Unit.NORM, "Norm of the sum of all clients' updates."),
+    _info("mean_rank", Unit.COUNT, "Rank of what is shared, mean over clients or layers."),
+    _info("largest_rank", Unit.COUNT, "Rank of what is shared, where it is largest."),
+    _info("stacked_rank", Unit.COUNT, "Rank of all clients' factors side by side."),
+    _info("energy_kept", Unit.SHARE, "Of the sum's squared size, what is sent back.", better=True),
+    _info(
+        "kept_by_largest_rank",
+        Unit.SHARE,
+        "Of the sum's norm, what an adapter of the largest rank holds.",
+        better=True,
+    ),
+    _info(
+        "kept_by_smallest_rank",
+        Unit.SHARE,
+        "Of the sum's norm, what an adapter of the smallest rank holds.",
+        better=True,
+    ),
+    _info("largest_weight", Unit.SHARE, "Weight of the client that counts most in the mean."),
     _info("num_dropouts", Unit.COUNT, "Clients lost during secure aggregation.", better=False),
     _info("rounding_error_bound", Unit.NORM, "Most that fixed-point sums can be off by."),
 )

@@ -47,12 +47,19 @@ def report_table(history: LiveHistory) -> pd.DataFrame:
     names = sorted({name for item in closed for name in item.report})
     rows = []
     for name in names:
-        info = REPORT_VALUES.get(name) or MetricInfo(name=name, unit=Unit.RATIO, description="")
+        info = _report_info(name)
         cells = {
             f"Round {item.round_number}": value_text(info, item.report.get(name)) for item in closed
         }
         rows.append({"Value": _label(info), **cells, "Meaning": info.description})
     return pd.DataFrame(rows)
+
+
+def _report_info(name: str) -> MetricInfo:
+    """Of a report's value; `group_0/relative_change` is the value of one group of clients."""
+    group, _, bare = name.rpartition("/")
+    info = REPORT_VALUES.get(bare) or MetricInfo(name=bare, unit=Unit.RATIO, description="")
+    return info.model_copy(update={"name": f"{group}: {bare}"}) if group else info
 
 
 def value_text(info: MetricInfo, value: float | None) -> str:
@@ -67,7 +74,7 @@ def value_text(info: MetricInfo, value: float | None) -> str:
         case Unit.BYTES:
             return bytes_text(value)
         case Unit.COUNT:
-            return f"{value:,.0f}"
+            return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
         case Unit.SECONDS:
             return f"{value:,.2f} s"
         case _:
