@@ -127,13 +127,14 @@ def _refusals(params: Params, protection: str) -> list[str]:
     title = title_of(params)
     if params.name is StrategyName.LOCAL_ONLY:
         return [f"{title} shares nothing, so {protection} has nothing to protect: leave it out."]
-    if isinstance(params, HeteroTuneParams):
-        if params.conflict == "none":
-            return []
+    resolves = isinstance(params, H2TuneParams | HeteroTuneParams) and params.conflict != "none"
+    if resolves:
         return [
-            f"Resolving conflicts (`{params.conflict}`) compares single clients, so {protection} "
-            "is not offered with it: set `conflict` to `none`."
+            f"Resolving conflicts compares the updates of single clients, so {protection} is not "
+            "offered with it: set `conflict` to `none`."
         ]
+    if isinstance(params, HeteroTuneParams):
+        return []  # without that it is linear, which its capabilities cannot say
     if not info_of(params.name).capabilities.linear_aggregation:
         return [
             f"{title} needs more of each client's update than a weighted sum, so {protection} is "
@@ -162,7 +163,7 @@ def _h2tune_refusals(params: H2TuneParams, protection: str) -> list[str]:
             f"With {protection}, h2tune must not train the layer alignment, because how much of a "
             "slot a client fills is sent as it is: set `train_alignment` to false."
         )
-    if params.gauge == "probe" and params.code_selection == "gradient":
+    if params.code_selection == "gradient":
         found.append(
             f"With {protection}, h2tune must not choose codes by a client's own loss, because the "
             "choice is sent as it is: set `code_selection` to `leading`."

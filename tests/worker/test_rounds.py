@@ -31,7 +31,12 @@ from backend.contracts.enums import (
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyParams
+from backend.contracts.strategies import (
+    FloristParams,
+    H2TuneParams,
+    LocalOnlyParams,
+    StrategyParams,
+)
 from backend.db.models import Attempt, Client, ClientUpdate, Event, Metric, Round, Run
 from backend.db.session import SessionFactory
 from backend.embedded import EmbeddedPostgres
@@ -113,7 +118,11 @@ def state_of(platform: Platform, run_id: UUID) -> Run:
         return session.get_one(Run, run_id)
 
 
-@pytest.mark.parametrize("params", [LocalOnlyParams(), H2TuneParams()], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "params",
+    [LocalOnlyParams(), H2TuneParams(), FloristParams(group_by="architecture")],
+    ids=lambda p: p.name,
+)
 def test_a_run_goes_from_queued_to_adapters(
     platform: Platform, sent: list[Job], params: StrategyParams
 ) -> None:
@@ -339,7 +348,7 @@ def test_damaged_checkpoints_are_ignored_and_old_ones_removed(
 def test_a_private_run_sends_noise_and_tells_epsilon_and_no_measurement(
     platform: Platform, sent: list[Job]
 ) -> None:
-    params = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
+    params = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
     noise = DifferentialPrivacy(noise_multiplier=3.0, clip_norm=2.0)
     run_id = queue_run(platform, params, num_rounds=2)
     with platform.session_factory() as session:

@@ -42,7 +42,12 @@ def test_without_protection_nothing_is_set(operator: Caller, federation: dict[st
     ("strategy", "privacy", "field", "words"),
     [
         ({"name": "local_only"}, {"differential_privacy": NOISE}, "differential", "shares nothing"),
-        ({"name": "h2tune"}, {"differential_privacy": NOISE}, "differential", "set `train_align"),
+        (
+            FIXED | {"train_alignment": True},
+            {"differential_privacy": NOISE},
+            "differential",
+            "set `train_alignment` to false",
+        ),
         ({"name": "hetlora"}, {"differential_privacy": NOISE}, "differential", "linear aggreg"),
         (FIXED, {"secure_aggregation": {}}, "secure_aggregation", "available in simulations only"),
     ],

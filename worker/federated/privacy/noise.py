@@ -44,7 +44,7 @@ def release(
     scale = min(1.0, settings.clip_norm / norm) if norm > 0 else 1.0
     deviation = settings.noise_multiplier * settings.clip_norm
     noise = gaussian(key, sum(change.numel() for change in changes.values()))
-    noises = noise.split([changes[name].numel() for name in names])
+    noises = torch.split(noise, [changes[name].numel() for name in names])
     tensors: Tensors = {}
     for name, part in zip(names, noises, strict=True):
         noised = scale * changes[name] + deviation * part.view_as(changes[name])

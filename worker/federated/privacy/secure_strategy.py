@@ -196,7 +196,7 @@ def _described(client: ClientSpec) -> str:
 
 
 def _shaped(values: torch.Tensor, names: Sequence[str], like: Tensors) -> Tensors:
-    parts = values.split([like[name].numel() for name in names])
+    parts = torch.split(values, [like[name].numel() for name in names])
     return {
         name: part.view(like[name].shape).to(like[name].dtype)
         for name, part in zip(names, parts, strict=True)

@@ -34,7 +34,7 @@ from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientUpdate, LocalClient, Progress
 
-PARAMS = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
+PARAMS = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
 DP = DifferentialPrivacy(noise_multiplier=0.5, clip_norm=0.2)
 CONFIG = training(local_steps=2)
 
@@ -161,13 +161,11 @@ def test_a_simulation_adds_up_what_it_spends_and_repeats_itself() -> None:
     ("params", "reason"),
     [
         (LocalOnlyParams(), "shares nothing"),
-        (H2TuneParams(train_alignment=False), "set `mask_warmup_rounds` to 0"),
-        (H2TuneParams(mask_warmup_rounds=0), "set `train_alignment` to false"),
+        (PARAMS.model_copy(update={"mask_warmup_rounds": 1}), "set `mask_warmup_rounds` to 0"),
+        (PARAMS.model_copy(update={"train_alignment": True}), "set `train_alignment` to false"),
+        (PARAMS.model_copy(update={"conflict": "cmga"}), "set `conflict` to `none`"),
         (PARAMS.model_copy(update={"aggregation": "mean"}), "set `aggregation` to `delta`"),
-        (
-            PARAMS.model_copy(update={"gauge": "probe", "code_selection": "gradient"}),
-            "set `code_selection` to `leading`",
-        ),
+        (PARAMS.model_copy(update={"code_selection": "gradient"}), "set `code_selection` to"),
         (HeteroTuneParams(conflict="pairwise"), "set `conflict` to `none`"),
         (HetLoraParams(), "choose a strategy with linear aggregation"),
     ],

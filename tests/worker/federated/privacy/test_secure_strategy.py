@@ -31,7 +31,7 @@ from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import FederationSpec
 
-H2TUNE = H2TuneParams(train_alignment=False, mask_warmup_rounds=0)
+H2TUNE = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
 SECURE = PrivacySettings(secure_aggregation=SecureAggregation(value_range=4.0))
 STEP = 4.0 / 2**30
 CONFIG = training(local_steps=2)
@@ -143,8 +143,9 @@ def test_a_value_out_of_range_ends_the_round_with_a_sentence() -> None:
     ("params", "reason"),
     [
         (LocalOnlyParams(), "shares nothing"),
-        (H2TuneParams(train_alignment=False), "set `mask_warmup_rounds` to 0"),
-        (H2TuneParams(mask_warmup_rounds=0), "set `train_alignment` to false"),
+        (H2TUNE.model_copy(update={"mask_warmup_rounds": 1}), "set `mask_warmup_rounds` to 0"),
+        (H2TUNE.model_copy(update={"train_alignment": True}), "set `train_alignment` to false"),
+        (H2TUNE.model_copy(update={"conflict": "cmga"}), "set `conflict` to `none`"),
         (H2TUNE.model_copy(update={"layout": "mask"}), "set `layout` to `block`"),
         (FedItParams(group_by="architecture"), "set `group_by` to `none`"),
         (HeteroTuneParams(), "set `conflict` to `none`"),
