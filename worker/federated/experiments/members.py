@@ -36,9 +36,9 @@ from worker.federated.types import ClientData
 LABEL_TEXTS = {
     "sst2": {"Negative": "This movie is terrible.", "Positive": "This movie is wonderful."},
 }
-"""Single-sentence tasks: answer -> a sentence that says it."""
+"""Single-sentence tasks: answer -> a sentence that says it. Other tasks: the answers themselves."""
 
-PAIR_LABELS = {"qqp": ("No", "Yes"), "qnli": ("No", "Yes"), "rte": ("No", "Yes")}
+PAIR_LABELS = ("No", "Yes")
 """Tasks of two sentences: the answers for "far apart" and "close"."""
 
 TEST_SEED = 12_345
@@ -202,9 +202,12 @@ def _encoder_objective(
     training: TrainingConfig,
 ) -> Objective:
     settings = EncoderSettings(training.max_length, max_eval_examples=training.max_eval_examples)
-    if task in LABEL_TEXTS:
-        return text_objective(model, tokenizer, LABEL_TEXTS[task], settings)
-    return pair_objective(model, tokenizer, PAIR_LABELS[task], data.train, settings)
+    rows = (*data.train, *data.validation, *data.test)
+    if any("\n" in row.question for row in rows):
+        return pair_objective(model, tokenizer, PAIR_LABELS, data.train, settings)
+    answers = sorted({row.answer for row in rows})
+    label_texts = LABEL_TEXTS.get(task, {answer: answer for answer in answers})
+    return text_objective(model, tokenizer, label_texts, settings)
 
 
 def _files(data_dir: Path | None) -> Path:
@@ -217,11 +220,6 @@ def _files(data_dir: Path | None) -> Path:
 
 @cache
 def _read(data_dir: Path, task: str, part: Literal["train", "test"]) -> tuple[Row, ...]:
-    if task not in {*LABEL_TEXTS, *PAIR_LABELS}:
-        raise InvalidConfigError(
-            f"Task {task!r} is unknown to the encoders: choose one of "
-            f"{', '.join([*LABEL_TEXTS, *PAIR_LABELS])}."
-        )
     path = data_dir / f"{task}_{part}.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
