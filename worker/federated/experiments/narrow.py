@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import BertModel
 
 from worker.federated.encoders import load_encoder
 from worker.federated.errors import InvalidConfigError
@@ -33,9 +32,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    teacher, tokenizer = load_encoder(WHOLE_DEPTH)
-    if not isinstance(teacher, BertModel):
-        raise InvalidConfigError("The packaged encoder is no BERT: update the package.")
+    whole, tokenizer = load_encoder(WHOLE_DEPTH)
     texts = training_texts(options.data_dir)
     Random(options.seed).shuffle(texts)  # noqa: S311 - an order, no secret
     held_out, watched, rest = (
@@ -47,8 +44,7 @@ def main() -> None:
         tokenize(tokenizer, sorted(watched, key=len)[first : first + BATCH], options.max_length)
         for first in range(0, len(watched), BATCH)
     ]
-    seen = watch(teacher, batches)
-    student = pruned(teacher, seen, width=options.width, num_layers=options.layers)
+    student = pruned(whole, watch(whole, batches), width=options.width, num_layers=options.layers)
 
     def agreement() -> float:
         return likeness(
@@ -56,7 +52,8 @@ def main() -> None:
             embed_texts(teacher, tokenizer, held_out, options.max_length),
         )
 
-    teacher.to(torch.bfloat16)  # read only from here on, and twice as fast
+    # Only read from here on, and twice as fast.
+    teacher, _ = load_encoder(WHOLE_DEPTH, dtype=torch.bfloat16)
     _LOGGER.info("pruned: correlation of cosines with the whole encoder %.3f", agreement())
     losses = distill(
         student,
