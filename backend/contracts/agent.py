@@ -46,6 +46,7 @@ class Work(Answer):
     lease_seconds: float = Field(description="without a heartbeat for this long it is given up")
     run_id: UUID
     round_number: int
+    num_rounds: int = Field(description="training rounds of the run")
     kind: RoundKind
     strategy: Params
     training: TrainingConfig

@@ -68,6 +68,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
             lease_seconds=lease_seconds,
             run_id=run.id,
             round_number=claim.round_number,
+            num_rounds=run.num_rounds,
             kind=own.round.kind,
             strategy=_PARAMS.validate_python(run.strategy),
             training=TrainingConfig.model_validate(run.training),

@@ -14,6 +14,7 @@ from worker.agent.attempt import LeasedAttempt
 from worker.agent.errors import AgentStoppingError, StateMissingError
 from worker.agent.patience import patiently
 from worker.agent.premises import Premises
+from worker.agent.privacy_limit import require_within
 from worker.agent.store import Done, StateFolder
 from worker.devices import training_device, weights_dtype
 from worker.federated.checkpoint import Checkpointing
@@ -41,6 +42,8 @@ class Agent:
         store: what stays here between rounds.
         stop: set from outside when the agent shall end.
         checkpoint_seconds: least time between two states saved within a round.
+        max_epsilon: privacy loss that the owner accepts in one run; None: any, and runs without
+            noise too.
     """
 
     api: ApiClient
@@ -50,6 +53,7 @@ class Agent:
     store: StateFolder
     stop: threading.Event
     checkpoint_seconds: float = 60.0
+    max_epsilon: float | None = None
 
     def run(self) -> None:
         """Works until `stop` is set; a platform that is away is waited for.
@@ -92,6 +96,7 @@ class Agent:
             logger.info("round %d of run %s is handed in", work.round_number, work.run_id)
 
     def _compute(self, work: Work, attempt: LeasedAttempt) -> Done:
+        require_within(work, self.max_epsilon)
         plan = self._fetch_plan(work)
         client = self._local_client(work, attempt)
         noise = work.privacy.differential_privacy

@@ -7,7 +7,12 @@ from typing import Self
 
 from backend.api_client import ApiClient, ApiClientError, ApiError
 from backend.contracts.agent import LEASE_LOST, AgentFailure, Heartbeat, Work
-from worker.agent.errors import AgentStoppingError, LeaseLostError, StateMissingError
+from worker.agent.errors import (
+    AgentStoppingError,
+    LeaseLostError,
+    PrivacyLimitError,
+    StateMissingError,
+)
 from worker.agent.patience import is_passing, patiently
 from worker.federated.errors import FederatedError, NonFiniteError, OutOfMemoryError, WireError
 from worker.federated.types import Progress
@@ -16,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_INTERVAL_SECONDS = 2.0
 MAX_REASON = 2000  # characters that the platform takes
-_PUBLIC = (NonFiniteError, OutOfMemoryError, StateMissingError, WireError)
+_PUBLIC = (NonFiniteError, OutOfMemoryError, PrivacyLimitError, StateMissingError, WireError)
 
 
 class LeasedAttempt:

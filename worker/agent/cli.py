@@ -47,8 +47,8 @@ Model = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="A .jsonl, .csv or .parquet file, hub:ID, or builtin:TASK[,seed=0][,num_train=64]"
-        "[,num_validation=32][,num_test=128]."
+        help="A .jsonl, .csv or .parquet file, a folder of pictures, hub:ID, or "
+        "builtin:TASK[,seed=0][,num_train=64][,num_validation=32][,num_test=128]."
     ),
 ]
 PlainHttp = Annotated[
@@ -131,6 +131,14 @@ def run(
         float,
         typer.Option(min=0, help="How often to save how far a round is, to go on after a crash."),
     ] = 60.0,
+    max_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Take part only in runs with differential privacy whose whole epsilon is at most "
+            "this. Without it: in any run.",
+        ),
+    ] = None,
     allow_http: PlainHttp = False,
 ) -> None:
     """Train for the client whenever a run asks, until Ctrl-C."""
@@ -154,6 +162,7 @@ def run(
                     store=store,
                     stop=stop,
                     checkpoint_seconds=checkpoint_seconds,
+                    max_epsilon=max_epsilon,
                 )
                 logging.getLogger(__name__).info("%s waits for work", client.name)
                 agent.run()

@@ -11,6 +11,10 @@ class StateMissingError(FederatedError):
     """What the client kept of an earlier round is gone, so it cannot do the next one."""
 
 
+class PrivacyLimitError(FederatedError):
+    """A run protects the client less than its owner demands."""
+
+
 class LeaseLostError(Exception):
     """The run has ended, or another attempt took over: what is being computed counts no more."""
 

@@ -383,7 +383,7 @@ def test_noise_is_drawn_once_and_a_second_attempt_sends_the_same_bytes(
     """Two noised versions of one update, averaged, would have less noise than was promised."""
     noise = DifferentialPrivacy(noise_multiplier=2.0, clip_norm=0.5)
     site.start_run(
-        params=H2TuneParams(train_alignment=False, mask_warmup_rounds=0),
+        params=H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0),
         privacy=PrivacySettings(differential_privacy=noise),
     )
     site.do_jobs()
@@ -414,3 +414,14 @@ def test_noise_is_drawn_once_and_a_second_attempt_sends_the_same_bytes(
         names = set(session.scalars(of_client))
     assert MetricName.EPSILON in names
     assert not names & {MetricName.TRAIN_LOSS, MetricName.ACCURACY_AFTER_TRAINING}
+
+
+def test_an_owner_may_refuse_runs_with_too_little_noise(
+    site: Site, premises: Premises, tmp_path: Path
+) -> None:
+    agent = replace(make_agent(site, premises, tmp_path / "state"), max_epsilon=4.0)
+    run_id = site.start_run()
+    do_next(site, agent)
+    assert "own-machine failed: This run has no differential privacy" in str(site.run(run_id).error)
+    assert "upload" not in site.line.seen
+    assert not list((tmp_path / "state").rglob("*.safetensors"))
