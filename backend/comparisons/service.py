@@ -14,6 +14,7 @@ from backend.contracts.common import FieldError, Page
 from backend.contracts.comparisons import Arm, ArmCreate, Comparison, ComparisonCreate
 from backend.contracts.compatibility import participant_of, refusals
 from backend.contracts.enums import EventKind, RunStatus
+from backend.contracts.privacy import platform_refusals
 from backend.contracts.runs import Event, Run
 from backend.contracts.training import TrainingConfig
 from backend.db import models
@@ -36,11 +37,13 @@ def create_comparison(
 
     Raises:
         NotFoundError: no such federation.
-        InvalidError: an arm's strategy cannot serve a member together with the others.
+        InvalidError: an arm's strategy cannot serve a member together with the others, or does
+            not offer the arm's protection.
     """
     federation = federations.get_row(session, federation_id)
     arms = request.all_arms()
     _require_compatible(request, arms, federation.clients)
+    _require_protectable(arms)
     comparison = models.Comparison(
         federation_id=federation.id,
         name=request.name,
@@ -58,6 +61,7 @@ def create_comparison(
             comparison_id=comparison.id,
             arm=arm.name,
             strategy=arm.strategy.model_dump(mode="json"),
+            privacy=arm.privacy.model_dump(mode="json"),
             training=comparison.training,
             num_rounds=request.num_rounds,
             seed=seed,
@@ -251,7 +255,7 @@ def _status(counts: Counter[RunStatus]) -> RunStatus:
 
 
 def _arm(arm: ArmCreate) -> Arm:
-    return Arm(name=arm.name, strategy=arm.strategy)
+    return Arm(name=arm.name, strategy=arm.strategy, privacy=arm.privacy)
 
 
 def _require_compatible(
@@ -267,9 +271,24 @@ def _require_compatible(
         for place, arm in enumerate(arms)
         for refusal in refusals(arm.strategy, members)
     ]
-    if errors:
-        raise InvalidError(
-            " ".join(error.message for error in errors[:MAX_REASONS]),
-            code="strategy_cannot_serve",
-            errors=errors,
+    _refuse(errors, "strategy_cannot_serve")
+
+
+def _require_protectable(arms: Sequence[ArmCreate]) -> None:
+    errors = [
+        FieldError(
+            field=f"arms.{place}.privacy.{field}",
+            value=arm.name,
+            message=f"Arm {arm.name}: {reason}",
         )
+        for place, arm in enumerate(arms)
+        for field, reasons in platform_refusals(arm.strategy, arm.privacy).items()
+        for reason in reasons
+    ]
+    _refuse(errors, "protection_not_offered")
+
+
+def _refuse(errors: list[FieldError], code: str) -> None:
+    if errors:
+        text = " ".join(error.message for error in errors[:MAX_REASONS])
+        raise InvalidError(text, code=code, errors=errors)

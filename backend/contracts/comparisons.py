@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RunStatus
 from backend.contracts.evidence import Interval, Spread, Verdict
-from backend.contracts.strategies import Params, StrategyName
+from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.strategies import Params, StrategyName, is_grouped
 from backend.contracts.training import TrainingConfig
 
 MAX_RUNS = 500
@@ -33,6 +34,7 @@ class ArmCreate(Request):
     label: Label | None = Field(
         None, description="added to the strategy's name; needed where a strategy appears twice"
     )
+    privacy: PrivacySettings = NO_PRIVACY
 
     @property
     def name(self) -> str:
@@ -101,8 +103,8 @@ class ComparisonCreate(Request):
         added = [control for arm in self.arms for control in _controls_of(arm)]
         if all(arm.strategy.name is not StrategyName.LOCAL_ONLY for arm in self.arms):
             added.append(ArmCreate.model_validate({"strategy": {"name": "local_only"}}))
-        asked = {_content(arm.strategy) for arm in self.arms}
-        return [*self.arms, *(arm for arm in added if _content(arm.strategy) not in asked)]
+        asked = {_content(arm) for arm in self.arms}
+        return [*self.arms, *(arm for arm in added if _content(arm) not in asked)]
 
 
 def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
@@ -113,14 +115,15 @@ def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
         ArmCreate(
             strategy=arm.strategy.model_copy(update={"control": control}),
             label=control if arm.label is None else f"{arm.label}_{control}",
+            privacy=arm.privacy,
         )
         for control in get_args(field.annotation)
         if control != "none"
     ]
 
 
-def _content(strategy: Params) -> str:
-    return strategy.model_dump_json()
+def _content(arm: ArmCreate) -> str:
+    return arm.model_dump_json(exclude={"label"})
 
 
 class Arm(Answer):
@@ -128,6 +131,7 @@ class Arm(Answer):
 
     name: str
     strategy: Params
+    privacy: PrivacySettings = NO_PRIVACY
 
     @property
     def control(self) -> str:
@@ -137,18 +141,17 @@ class Arm(Answer):
     @property
     def title(self) -> str:
         """The name as every table shows it: that sharing stays inside groups is always said."""
-        grouped = getattr(self.strategy, "group_by", "none") != "none"
-        return f"{self.name} (in groups)" if grouped else self.name
+        return f"{self.name} (in groups)" if is_grouped(self.strategy) else self.name
 
     def is_control_of(self, other: "Arm") -> bool:
         """Whether this is `other` with its shared matrices spoilt, and nothing else different."""
         if self.control == "none" or other.control != "none":
             return False
-        return _without_control(self.strategy) == _without_control(other.strategy)
+        return _without_control(self) == _without_control(other)
 
 
-def _without_control(strategy: Params) -> dict[str, Any]:
-    return strategy.model_dump(exclude={"control"})
+def _without_control(arm: Arm) -> dict[str, Any]:
+    return arm.model_dump(exclude={"name": True, "strategy": {"control"}})
 
 
 class Comparison(Answer):

@@ -14,6 +14,8 @@ from dashboard.components.formatting import bytes_text
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star")
 CONTROL_SYMBOL = "x-thin-open"
 MAX_CLIENTS = 24  # more rows than this nobody reads; the CSV has them all
+COST_HEIGHT = 430
+BYTE_TICKS = [float(1024**unit * digits) for unit in range(1, 5) for digits in (1, 10, 100)]
 DOT_HEIGHT = 13  # pixels for one arm in one client's row
 
 
@@ -50,7 +52,8 @@ def training_seconds(arm: ArmResult) -> float | None:
 def bytes_figure(arms: Sequence[ArmResult], styles: Mapping[str, ArmStyle]) -> go.Figure:
     """Delivered accuracy against payload on a logarithmic axis; arms that send nothing stand left.
 
-    The dotted line is the Pareto front: no arm is as good for fewer bytes.
+    It stands beside `seconds_figure`, whose legend serves both. The dotted line is the Pareto
+    front: no arm is as good for fewer bytes.
     """
     costs = {arm.name: total_bytes(arm) for arm in arms}
     positive = [cost for cost in costs.values() if cost]
@@ -63,16 +66,14 @@ def bytes_figure(arms: Sequence[ArmResult], styles: Mapping[str, ArmStyle]) -> g
         lambda arm: bytes_text(costs[arm.name] or 0.0),
     )
     finish(figure, "Payload of a run, up and down (logarithmic)", "Delivered test accuracy (%)")
-    first = math.floor(math.log10(nothing)) + 1
-    last = math.ceil(math.log10(max(positive, default=1.0)))
-    decades = [10.0**power for power in range(first, last + 1) if 10.0**power > 2 * nothing]
+    ticks = [tick for tick in BYTE_TICKS if 2 * nothing < tick <= 4 * max(positive, default=0.0)]
     figure.update_xaxes(
         type="log",
-        tickvals=[nothing, *decades],
-        ticktext=["nothing", *map(bytes_text, decades)],
+        tickvals=[nothing, *ticks],
+        ticktext=["nothing", *map(bytes_text, ticks)],
         range=[math.log10(nothing) - 0.2, math.log10(max([*positive, 10.0 * nothing])) + 0.3],
     )
-    return _compact(figure)
+    return _compact(figure).update_layout(showlegend=False)
 
 
 def seconds_figure(arms: Sequence[ArmResult], styles: Mapping[str, ArmStyle]) -> go.Figure:
@@ -182,4 +183,4 @@ def _marker(style: ArmStyle, size: int) -> dict[str, object]:
 
 def _compact(figure: go.Figure) -> go.Figure:
     """Dots are read one by one; the legend names all, whatever their number."""
-    return figure.update_layout(hovermode="closest", showlegend=True)
+    return figure.update_layout(hovermode="closest", showlegend=True, height=COST_HEIGHT)

@@ -71,6 +71,7 @@ def table(results: ComparisonResults) -> None:
         pd.DataFrame([_row(arm, seeds) for arm in results.arms]),
         hide_index=True,
         key="comparison.table",
+        height=_table_height(results),
         column_config={
             "Mean": st.column_config.NumberColumn(format="%.1f %%", help="Over clients and seeds"),
             "SD": st.column_config.NumberColumn(
@@ -90,7 +91,7 @@ def cost_section(results: ComparisonResults) -> None:
     if not any(arm.overall.delivered for arm in results.arms):
         return
     styles = charts.arm_styles(results.arms)
-    left, right = st.columns(2)
+    left, right = st.columns([5, 6])  # the legend on the right serves both
     with left:
         st.subheader("Accuracy against bytes")
         st.plotly_chart(
@@ -137,6 +138,7 @@ def runs(results: ComparisonResults) -> None:
         ),
         hide_index=True,
         key="comparison.runs",
+        height=_table_height(results),
     )
 
 
@@ -183,6 +185,11 @@ def _counts(comparison: Comparison) -> str:
         for status in RunStatus
         if comparison.num_runs.get(status)
     )
+
+
+def _table_height(results: ComparisonResults) -> int:
+    """All arms at once, up to 25, instead of the usual ten rows."""
+    return 38 + 35 * min(25, len(results.arms))
 
 
 def _row(arm: ArmResult, num_seeds: int) -> dict[str, object]:

@@ -203,6 +203,26 @@ def needs_equal_ranks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     return [(1, "h2tune"), (2, "h2tune_permuted")]
 
 
+def test_an_arm_may_be_protected_and_a_strategy_that_shares_nothing_may_not(
+    operator: Caller, federation: dict[str, Any], session: Session, engine: Engine
+) -> None:
+    noise = {"differential_privacy": {"noise_multiplier": 2.0, "publish_measurements": True}}
+    arms = [
+        {"strategy": {"name": "fedit"}},
+        {"strategy": {"name": "fedit"}, "label": "noised", "privacy": noise},
+    ]
+    comparison = make_comparison(operator, federation, arms=arms, seeds=[0])
+    runs = runs_of(session, comparison)
+    assert runs["fedit_noised", 0].privacy["differential_privacy"]["noise_multiplier"] == 2.0
+    assert runs["fedit", 0].privacy["differential_privacy"] is None
+    body = {"name": "x", "arms": [ARMS[0] | {"privacy": noise}], "seeds": [0]}
+    with unchanged(engine):
+        response = operator.post(f"/federations/{federation['id']}/comparisons", body)
+    [error] = problem(response, 422, "protection_not_offered")["errors"]
+    assert error["field"] == "arms.0.privacy.differential_privacy"
+    assert error["message"].startswith("Arm local_only: ")
+
+
 # --- starting and turns ------------------------------------------------------------------
 
 
