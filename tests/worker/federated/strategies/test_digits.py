@@ -1,0 +1,83 @@
+"""Two small vision transformers of different width and depth learn handwritten digits together."""
+
+from functools import cache
+
+import pytest
+import torch
+from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
+
+from backend.contracts.metrics import MetricName
+from backend.contracts.strategies import CoLoraParams, H2TuneParams, HeteroTuneParams, Params
+from tests.worker.federated.strategies.rounds import training
+from tests.worker.federated.tiny import make_tokenizer
+from worker.federated.objectives.classification import HeadObjective, start_head
+from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
+from worker.federated.tasks.images import ImageInputs, Preprocessing, handwritten_digits
+
+DIGITS = [str(digit) for digit in range(10)]
+PICTURES = ImageInputs(Preprocessing(size=8, patch_size=4))
+SHARED: dict[str, tuple[Params, str]] = {
+    "heterotune": (HeteroTuneParams(conflict="none"), "branches"),
+    "h2tune": (H2TuneParams(), "slots/q"),
+    "colora": (CoLoraParams(gauge="orthonormal"), "module/narrow/P/q"),
+}
+
+
+def objective(model: PreTrainedModel, _: object) -> HeadObjective:
+    return HeadObjective(model, PICTURES, DIGITS, head_learning_rate=1e-2)
+
+
+@cache
+def client(name: str) -> SimulatedClient:
+    width, depth, seed = {"narrow": (32, 3, 0), "wide": (48, 2, 1)}[name]
+    torch.manual_seed(seed)
+    model = ViTForImageClassification(
+        ViTConfig(
+            image_size=8,
+            patch_size=4,
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=4,
+            num_labels=10,
+        )
+    ).eval()
+    start_head(model, ["classifier.weight", "classifier.bias"])
+    data = handwritten_digits(seed=seed, num_train=150, num_validation=0, num_test=80)
+    return SimulatedClient(name, model, make_tokenizer(), data, 4, 8.0, bind_objective=objective)
+
+
+def run(params: Params, *names: str, num_rounds: int, local_steps: int) -> SimulationResult:
+    return simulate(
+        params,
+        [client(name) for name in names],
+        num_rounds=num_rounds,
+        training=training(local_steps=local_steps, batch_size=16, evaluate_every=2),
+        global_rank=4,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_accuracy_is_far_above_chance(name: str) -> None:
+    result = run(SHARED[name][0], "narrow", "wide", num_rounds=2, local_steps=35)
+    for client_id in ("narrow", "wide"):
+        first, last = (result.rounds[number].metrics[client_id] for number in (0, -1))
+        assert first[MetricName.ACCURACY_BEFORE_TRAINING] < 0.25, "a fresh head guesses"
+        assert last[MetricName.ACCURACY_AFTER_TRAINING] > 0.35, "guessing gives 0.1"
+        assert 0 < last[MetricName.BYTES_UP_VALUES] < 0.5 * last[MetricName.BYTES_LORA]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_clients_really_learn_from_each_other(name: str) -> None:
+    """The deeper client alone leaves another shared state than with company."""
+    params, key = SHARED[name]
+    together = run(params, "narrow", "wide", num_rounds=1, local_steps=3)
+    alone = run(params, "narrow", num_rounds=1, local_steps=3)
+    assert together.rounds[0].report.values["relative_change"] > 0
+    if name == "colora":  # personal: the state keeps everybody's module, plans mix the others'
+        weights = together.rounds[0].report.values
+        assert weights["mixing_weight/narrow/wide"] == weights["mixing_weight/wide/narrow"] == 1.0
+        assert not alone.state.tensors.keys() >= together.state.tensors.keys()
+    else:
+        assert not torch.equal(together.state.tensors[key], alone.state.tensors[key])
