@@ -40,6 +40,7 @@ def main() -> None:
             st.Page(
                 pages.FEDERATION, title="Federation", url_path="federation", visibility="hidden"
             ),
+            st.Page(pages.CLIENT, title="Client", url_path="client", visibility="hidden"),
             st.Page(pages.RUN, title="Run", url_path="run", visibility="hidden"),
             st.Page(
                 pages.COMPARISON, title="Comparison", url_path="comparison", visibility="hidden"

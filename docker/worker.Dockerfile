@@ -8,7 +8,7 @@ RUN uv venv /venv \
     && uv pip install --python /venv/bin/python ${TORCH_OPTIONS} torch==2.13.0
 COPY backend ./backend
 COPY worker ./worker
-RUN uv pip install --python /venv/bin/python --compile-bytecode -c requirements.lock -e '.[worker]'
+RUN uv pip install --python /venv/bin/python --compile-bytecode -c requirements.lock -e '.[worker,vision]'
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home fedbraid \

@@ -240,12 +240,9 @@ def _load_work(
     if row.dataset is None:
         raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
     training = TrainingConfig.model_validate(run.training)
-    dataset, open_blob = (
-        _DATASET.validate_python(row.dataset),
-        partial(artifacts.open_dataset, platform),
-    )
+    dataset = _DATASET.validate_python(row.dataset)
+    open_blob = partial(artifacts.open_dataset, platform)
     data = load_dataset(dataset, row.task, open_blob)
-    has_pictures = isinstance(dataset, UploadedDataset) and dataset.format == "image_archive"
     device = training_device()
     model, objective = load_for_task(
         BaseModelRef.model_validate(row.base_model),
@@ -253,7 +250,7 @@ def _load_work(
         training,
         device=device,
         dtype=weights_dtype(training.precision, device),
-        image_folder=open_pictures(dataset, open_blob) if has_pictures else None,
+        image_folder=open_pictures(dataset, open_blob),
     )
     private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
     return _Work(

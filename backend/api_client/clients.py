@@ -62,6 +62,22 @@ class Clients:
         """Tell the platform that the client whose credential is sent is alive."""
         self._transport.call("POST", "/clients/me/heartbeat")
 
+    def upload_pictures(self, client_id: UUID, archive: bytes | Iterable[bytes]) -> Client:
+        """Replace the data set of a client whose task is `image_classification`.
+
+        Args:
+            client_id: whose data set.
+            archive: a zip of PNG and JPEG files as `<label>/<file>` or `<split>/<label>/<file>`; an
+                open binary file works.
+
+        Returns:
+            The client with its new data set. A wrong picture refuses all of them; the `ApiError`
+            names it.
+        """
+        return self._transport.put_bytes(
+            f"/clients/{client_id}/dataset", Client, archive, "application/zip"
+        )
+
     def upload_dataset(self, client_id: UUID, lines: bytes | Iterable[bytes]) -> Client:
         """Replace a client's data set.
 

@@ -7,6 +7,7 @@ from backend.base_models.folders import read_folder
 from backend.contracts.base_models import (
     BUILTIN_MODELS,
     BUILTIN_NUM_PARAMETERS,
+    IMAGE_MODELS,
     Architecture,
     BaseModelInfo,
     BaseModelRef,
@@ -23,6 +24,7 @@ def list_base_models() -> list[BaseModelInfo]:
         BaseModelInfo(
             ref=BaseModelRef(source="builtin", id=name),
             architecture=architecture,
+            reads="image" if name in IMAGE_MODELS else "text",
             num_parameters=BUILTIN_NUM_PARAMETERS[name],
         )
         for name, architecture in BUILTIN_MODELS.items()

@@ -11,6 +11,7 @@ from backend.auth.secrets import SecretKind, hash_secret, new_secret
 from backend.auth.service import issue_credential
 from backend.base_models.service import resolve_architecture
 from backend.clients import repository
+from backend.contracts.base_models import IMAGE_MODELS
 from backend.contracts.clients import (
     Client,
     ClientRegister,
@@ -21,7 +22,7 @@ from backend.contracts.clients import (
 )
 from backend.contracts.common import FieldError, Page
 from backend.contracts.datasets import BUILTIN_TASK_KINDS
-from backend.contracts.enums import Execution
+from backend.contracts.enums import Execution, TaskKind
 from backend.db import models
 from backend.db.conflicts import unique
 from backend.errors import ForbiddenError, InvalidError, NotFoundError
@@ -88,6 +89,7 @@ def register(
     """
     key_id = _use_key(session, request.enrolment_key.get_secret_value())
     _check_dataset(request)
+    _check_model_reads_task(request)
     _check_declaration(request)
     architecture = resolve_architecture(
         request.base_model, request.architecture, request.execution, settings.model_folders
@@ -161,6 +163,21 @@ def _check_dataset(request: ClientRegister) -> None:
             request.dataset.task,
             f"Data set {request.dataset.task.value!r} is for task {kind.value!r}, but `task` is "
             f"{request.task.value!r}. Make them agree.",
+        )
+
+
+def _check_model_reads_task(request: ClientRegister) -> None:
+    """Of built-in models it is known what they read; of others the training says it."""
+    if request.base_model.source != "builtin":
+        return
+    reads_images = request.base_model.id in IMAGE_MODELS
+    if reads_images != (request.task is TaskKind.IMAGE_CLASSIFICATION):
+        reads = "pictures" if reads_images else "text"
+        raise _refused(
+            "base_model.id",
+            request.base_model.id,
+            f"Base model {request.base_model.id!r} reads {reads}, but `task` is "
+            f"{request.task.value!r}. Choose a model for that task, or another task.",
         )
 
 

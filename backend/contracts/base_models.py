@@ -7,11 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 
 class BuiltinModelName(StrEnum):
-    """Tiny pre-trained causal models in `worker/builtin_models/<name>`."""
+    """Tiny pre-trained models in `worker/builtin_models/<name>`."""
 
     TINY_LLAMA = "tiny_llama"
     TINY_GEMMA = "tiny_gemma"
     TINY_QWEN2 = "tiny_qwen2"
+    TINY_VIT = "tiny_vit"
+    TINY_DEIT = "tiny_deit"
+
+
+Reads = Literal["text", "image"]
+"""What a base model takes in."""
+
+IMAGE_MODELS = frozenset({BuiltinModelName.TINY_VIT, BuiltinModelName.TINY_DEIT})
+"""Built-in models that read pictures; all others write text."""
 
 
 class BaseModelRef(BaseModel):
@@ -64,6 +73,7 @@ class BaseModelInfo(BaseModel):
 
     ref: BaseModelRef
     architecture: Architecture
+    reads: Reads = "text"
     num_parameters: int | None = Field(None, description="weights that are stored, once each")
 
 
@@ -71,6 +81,8 @@ BUILTIN_MODELS: dict[BuiltinModelName, Architecture] = {
     BuiltinModelName.TINY_LLAMA: Architecture(family="llama", num_layers=4, hidden_size=128),
     BuiltinModelName.TINY_GEMMA: Architecture(family="gemma", num_layers=6, hidden_size=96),
     BuiltinModelName.TINY_QWEN2: Architecture(family="qwen2", num_layers=5, hidden_size=112),
+    BuiltinModelName.TINY_VIT: Architecture(family="vit", num_layers=4, hidden_size=64),
+    BuiltinModelName.TINY_DEIT: Architecture(family="deit", num_layers=6, hidden_size=48),
 }
 """What the built-in models' `config.json` files state, for programs without the worker."""
 
@@ -78,5 +90,7 @@ BUILTIN_NUM_PARAMETERS: dict[BuiltinModelName, int] = {
     BuiltinModelName.TINY_LLAMA: 861_312,
     BuiltinModelName.TINY_GEMMA: 683_232,
     BuiltinModelName.TINY_QWEN2: 801_584,
+    BuiltinModelName.TINY_VIT: 138_304,
+    BuiltinModelName.TINY_DEIT: 117_168,
 }
 """How many weights their safetensors files hold."""

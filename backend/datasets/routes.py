@@ -49,7 +49,10 @@ def put_dataset(
 ) -> Client:
     """One JSON object per line with `question`, `answer` and, for all rows or none, `split`.
 
-    For operators, and for the client itself. A wrong row is named by its line, and then nothing
-    changes.
+    Where the client's task is `image_classification`: a zip of PNG and JPEG files, as
+    `<label>/<file>` or, with `train`, `validation` and `test`, as `<split>/<label>/<file>`.
+
+    For operators, and for the client itself. A wrong row is named by its line, a wrong picture
+    by its name, and then nothing changes.
     """
     return service.replace_dataset(session, store, client_id, content, principal)

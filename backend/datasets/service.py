@@ -9,13 +9,15 @@ from backend.auth.principals import Principal
 from backend.clients.service import get_client, set_dataset
 from backend.contracts.clients import Client
 from backend.contracts.common import FieldError
-from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinTaskInfo, UploadedDataset
-from backend.contracts.enums import Execution
+from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinTaskInfo, Example, UploadedDataset
+from backend.contracts.enums import Execution, TaskKind
+from backend.contracts.image_archive import ImageArchiveError, parse_image_archive
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines
 from backend.errors import ConflictError, InvalidError
 from backend.storage import BlobStore, save_blob
 
-MEDIA_TYPE = "application/x-ndjson"
+ROWS_TYPE = "application/x-ndjson"
+PICTURES_TYPE = "application/zip"
 
 
 def list_builtin_tasks() -> list[BuiltinTaskInfo]:
@@ -26,13 +28,13 @@ def list_builtin_tasks() -> list[BuiltinTaskInfo]:
 def replace_dataset(
     session: Session, store: BlobStore, client_id: UUID, content: bytes, actor: Principal
 ) -> Client:
-    """Checks uploaded rows for the client's task and makes them its data set.
+    """Checks uploaded rows or pictures for the client's task and makes them its data set.
 
-    Nothing is stored before every row is found good.
+    Nothing is stored before every row and picture is found good.
 
     Raises:
         NotFoundError: no such client.
-        InvalidError: a row is wrong; the message names line, field, value and remedy.
+        InvalidError: a row or picture is wrong; the message names it, and the remedy.
         ConflictError: a run of the client goes on, or it trains on its own premises.
     """
     client = get_client(session, client_id)
@@ -42,23 +44,40 @@ def replace_dataset(
             "start its agent (--data).",
             code="client_is_remote",
         )
-    try:
-        examples = parse_json_lines(content.splitlines(), client.task)
-    except JsonLinesError as error:
-        raise InvalidError(
-            str(error),
-            code="dataset_refused",
-            errors=[FieldError(field=_field(error), message=str(error))],
-        ) from error
+    has_pictures = client.task is TaskKind.IMAGE_CLASSIFICATION
+    examples = _parse_pictures(content) if has_pictures else _parse_rows(content, client.task)
     counts = Counter(example.split for example in examples)
-    ref = save_blob(session, store, content, MEDIA_TYPE)
+    ref = save_blob(session, store, content, PICTURES_TYPE if has_pictures else ROWS_TYPE)
     dataset = UploadedDataset(
+        format="image_archive" if has_pictures else "json_lines",
         sha256=ref.sha256,
         num_train=counts["train"],
         num_validation=counts["validation"],
         num_test=counts["test"],
     )
     return set_dataset(session, client_id, dataset, actor)
+
+
+def _parse_rows(content: bytes, task: TaskKind) -> list[Example]:
+    try:
+        return parse_json_lines(content.splitlines(), task)
+    except JsonLinesError as error:
+        raise _refused(error, _field(error)) from error
+
+
+def _parse_pictures(content: bytes) -> list[Example]:
+    try:
+        return parse_image_archive(content)
+    except ImageArchiveError as error:
+        raise _refused(error, error.file or "body") from error
+
+
+def _refused(error: ValueError, field: str) -> InvalidError:
+    return InvalidError(
+        str(error),
+        code="dataset_refused",
+        errors=[FieldError(field=field, message=str(error))],
+    )
 
 
 def _field(error: JsonLinesError) -> str:

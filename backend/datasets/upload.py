@@ -10,7 +10,7 @@ from backend.contracts.enums import Role
 from backend.errors import TooLargeError, UnsupportedMediaError
 from backend.web.dependencies import AppSettings
 
-MEDIA_TYPES = ("application/x-ndjson", "application/jsonl")
+MEDIA_TYPES = ("application/x-ndjson", "application/jsonl", "application/zip")
 
 
 async def read_upload(
@@ -20,7 +20,7 @@ async def read_upload(
 
     Raises:
         ForbiddenError: neither an operator nor the client itself.
-        UnsupportedMediaError: the type is not JSON lines.
+        UnsupportedMediaError: the type is neither JSON lines nor zip.
         TooLargeError: by its header, or as soon as too many bytes have come.
     """
     require_role_or_client(principal, Role.OPERATOR, client_id)
@@ -45,12 +45,12 @@ def _check_media_type(header: str) -> None:
     if media_type not in MEDIA_TYPES:
         raise UnsupportedMediaError(
             f"The Content-Type is {media_type[:100] or 'missing'!r}. Send one JSON object per "
-            f"line as {' or '.join(MEDIA_TYPES)}."
+            f"line as {' or '.join(MEDIA_TYPES[:2])}, or pictures as {MEDIA_TYPES[2]}."
         )
 
 
 def _too_large(size: str, limit: int) -> TooLargeError:
     return TooLargeError(
-        f"The data set is {size}, the limit is {limit} bytes. Upload fewer rows, or ask an "
+        f"The data set is {size}, the limit is {limit} bytes. Upload less, or ask an "
         "administrator to raise FEDBRAID_MAX_DATASET_BYTES."
     )

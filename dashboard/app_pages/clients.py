@@ -1,8 +1,11 @@
 """Participants: who there is, how one joins, and their data."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from dashboard import session
+from backend.contracts.clients import Client
+from dashboard import pages, session
 from dashboard.components.client_forms import add_builtin_client, upload_dataset
 from dashboard.components.client_table import client_table
 from dashboard.components.enrolment import enrolment_keys
@@ -15,6 +18,7 @@ def main() -> None:
     clients = sorted(api.clients.list(), key=lambda client: client.name.lower())
     if not session.may_operate():
         client_table(clients)
+        _open_one(clients)
         return
     listed, joining, builtin, data = st.tabs(
         ["All clients", "Enrolment keys", "Add a built-in client", "Upload data"],
@@ -23,6 +27,7 @@ def main() -> None:
     with listed:
         if clients:
             client_table(clients)
+            _open_one(clients)
         else:
             st.info(
                 "No client yet. Make an **enrolment key** and hand it to a participant, or "
@@ -35,6 +40,17 @@ def main() -> None:
         add_builtin_client(api)
     with data:
         upload_dataset(api, clients)
+
+
+def _open_one(clients: Sequence[Client]) -> None:
+    """A way to one client's own page."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "One client", clients, index=None, format_func=lambda client: client.name,
+            placeholder="Choose a client", key="clients.one", width=320,
+        )  # fmt: skip
+        if st.button("Open", disabled=chosen is None) and chosen is not None:
+            st.switch_page(pages.CLIENT, query_params={"id": str(chosen.id)})
 
 
 main()

@@ -89,6 +89,7 @@ class FakePlatform:
         self.reachable = True
         self.keys: list[EnrolmentKey] = []
         self.clients: list[Client] = []
+        self.locked_out: set[UUID] = set()
         self.federations: list[FederationDetail] = []
         self.runs: list[Run] = []
         self.comparisons: dict[UUID, ComparisonResults] = {}
@@ -330,6 +331,7 @@ def make_app(platform: FakePlatform) -> FastAPI:
     guarded = [Depends(signed_in)]
     _accounts(app, platform, guarded)
     _clients(app, platform, guarded)
+    _one_client(app, platform, guarded)
     _catalogue(app, guarded)
     _federations(app, platform, guarded)
     _runs(app, platform, guarded)
@@ -415,6 +417,21 @@ def _clients(app: FastAPI, platform: FakePlatform, guards: Guards) -> None:
         client: Client = find(platform.clients, client_id)
         platform.uploads[client_id] = await request.body()
         return client
+
+
+def _one_client(app: FastAPI, platform: FakePlatform, guards: Guards) -> None:
+    @route(app, "GET", "/clients/{client_id}", guards)
+    def client(client_id: UUID) -> Client:
+        return find(platform.clients, client_id)
+
+    @route(app, "POST", "/clients/{client_id}/credential", guards)
+    def rotate(client_id: UUID) -> ClientRegistered:
+        return ClientRegistered(client=find(platform.clients, client_id), credential="fbc_fresh")
+
+    @route(app, "DELETE", "/clients/{client_id}/credential", guards, 204)
+    def revoke_credential(client_id: UUID) -> Response:
+        platform.locked_out.add(find(platform.clients, client_id).id)
+        return Response(status_code=204)
 
 
 def _catalogue(app: FastAPI, guards: Guards) -> None:

@@ -13,6 +13,7 @@ from backend.contracts.enums import Execution, TaskKind
 from worker.agent.errors import AgentError
 from worker.federated.base_models import BUILTIN_PREFIX, inspect_base_model, named_model
 from worker.federated.tasks.generators import generate
+from worker.federated.tasks.images import read_image_folder
 from worker.federated.tasks.sources import read_examples
 from worker.federated.types import ClientData, ClientSpec, ModuleShape
 
@@ -25,6 +26,7 @@ class Premises:
     architecture: Architecture
     modules: dict[str, ModuleShape]
     data: ClientData
+    pictures: Path | None = None  # their folder, for tasks that read them
 
     def public_model(self) -> BaseModelRef:
         """What the platform is told: of a folder its name only, not where it lies."""
@@ -78,7 +80,8 @@ def open_premises(model: str, data: str, task: TaskKind) -> Premises:
 
     Args:
         model: a folder, `builtin:NAME`, or an id of the Hugging Face hub.
-        data: as `worker.federated.tasks.sources.read_examples` takes it, or
+        data: as `worker.federated.tasks.sources.read_examples` takes it; a folder of pictures, as
+            `read_image_folder` takes it, for `image_classification`; or
             `builtin:TASK[,seed=0][,num_train=64][,num_validation=32][,num_test=128]`.
         task: what the client's model learns to do.
 
@@ -88,14 +91,13 @@ def open_premises(model: str, data: str, task: TaskKind) -> Premises:
     """
     ref = named_model(model)
     architecture, modules = inspect_base_model(ref)
+    if task is TaskKind.IMAGE_CLASSIFICATION and not data.startswith(BUILTIN_PREFIX):
+        folder = Path(data).expanduser().resolve()
+        return Premises(ref, architecture, modules, read_image_folder(folder), folder)
     rows = _builtin(data, task) if data.startswith(BUILTIN_PREFIX) else read_examples(data, task)
     train, validation, test = (tuple(row for row in rows if row.split == split) for split in SPLITS)
-    return Premises(
-        model=ref,
-        architecture=architecture,
-        modules=modules,
-        data=ClientData(task=task, train=train, validation=validation, test=test),
-    )
+    examples = ClientData(task=task, train=train, validation=validation, test=test)
+    return Premises(ref, architecture, modules, examples)
 
 
 def _builtin(data: str, task: TaskKind) -> list[Example]:

@@ -276,7 +276,7 @@ def _held_out_loss(
 def main() -> None:
     """Builds the named models, or all, beside this file, and prints their held-out losses."""
     torch.set_num_threads(1)
-    names = [BuiltinModelName(word) for word in sys.argv[1:]] or list(BuiltinModelName)
+    names = [BuiltinModelName(word) for word in sys.argv[1:]] or list(RECIPES)
     losses = {name.value: round(build(name, FOLDER / name), 4) for name in names}
     print(json.dumps({"held_out_nats_per_token": losses}, indent=2))
 

@@ -35,7 +35,7 @@ from worker.federated.objectives.classification import (
 from worker.federated.objectives.objective import Objective
 from worker.federated.placement import Placement
 from worker.federated.roles import family_of
-from worker.federated.tasks.images import ImageInputs, Preprocessing
+from worker.federated.tasks.images import ImageInputs, Pictures, Preprocessing
 from worker.federated.types import ClientData
 
 
@@ -46,7 +46,7 @@ def load_for_task(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    image_folder: Path | None = None,
+    image_folder: Pictures | None = None,
 ) -> tuple[PreTrainedModel, Objective]:
     """A fresh base model and its objective.
 
@@ -93,7 +93,7 @@ def load_classifier(
     training: TrainingConfig,
     placement: Placement,
     *,
-    image_folder: Path | None = None,
+    image_folder: Pictures | None = None,
 ) -> tuple[PreTrainedModel, HeadObjective]:
     """The same with a classification head for any family, decoders included; see `load_for_task`.
 

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from backend.contracts.datasets import SPLITS, BuiltinDataset, BuiltinTaskName, Example, Split
 from worker.federated.tasks.feelings import draw_scene
+from worker.federated.tasks.images import handwritten_digits
 from worker.federated.tasks.partition import split_of
 from worker.federated.tasks.stories import MAX_RESULT, Problem, draw_problem
 
@@ -37,6 +38,11 @@ def generate(dataset: BuiltinDataset) -> list[Example]:
         "validation": dataset.num_validation,
         "test": dataset.num_test,
     }
+    if dataset.task is BuiltinTaskName.HANDWRITTEN_DIGITS:
+        digits = handwritten_digits(
+            seed=dataset.seed, **{f"num_{split}": size for split, size in sizes.items()}
+        )
+        return [*digits.train, *digits.validation, *digits.test]
     make_rows = _GENERATORS[dataset.task]
     return [
         example

@@ -5,24 +5,28 @@ label; pixels are read when they are needed and never become part of an example.
 """
 
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from backend.contracts.datasets import SPLITS, Example, Split
 from backend.contracts.enums import TaskKind
+from backend.contracts.image_archive import SUFFIXES
 from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.objective import Batch
 from worker.federated.tasks.optional import optional_module
 from worker.federated.tasks.partition import split_of
 from worker.federated.types import ClientData
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+Pictures = Path | zipfile.Path
+"""A folder of pictures, on disk or in an archive."""
+
 DIGITS = "digits/"
 _DIGIT_MAXIMUM = 16  # grey values of scikit-learn's digits go from 0 to 16
 
@@ -43,11 +47,12 @@ class ImageInputs:
 
     Attributes:
         preprocessing: as the model was trained.
-        folder: where the pictures lie; None: only the built-in digits can be read.
+        folder: where the pictures lie, on disk or in an archive; None: only the built-in digits can
+            be read.
     """
 
     preprocessing: Preprocessing
-    folder: Path | None = None
+    folder: Pictures | None = None
 
     @property
     def tokenizer(self) -> None:
@@ -82,33 +87,45 @@ class ImageInputs:
             InvalidConfigError: there is no such picture, or it cannot be read.
         """
         library = optional_module("PIL.Image", "Pictures")
-        wanted = self.preprocessing
         picture = _digit(library, name) if name.startswith(DIGITS) else self._open(library, name)
-        small = picture.convert("RGB").resize((wanted.size, wanted.size), library.BILINEAR)
-        values = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-        scaled = values.view(wanted.size, wanted.size, 3).permute(2, 0, 1).float() / 255
-        mean, deviation = (torch.tensor(v)[:, None, None] for v in (wanted.mean, wanted.deviation))
-        return (scaled - mean) / deviation
+        return to_pixels(picture, self.preprocessing)
 
     def _open(self, library: Any, name: str) -> Any:
         if self.folder is None:
             raise InvalidConfigError(f"Picture {name!r} lies in a folder: say in which one.")
-        root = self.folder.resolve()
-        path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise InvalidConfigError(
-                f"Picture {name!r} lies outside its folder: put it inside, or remove the example."
-            )
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _stream(self.folder, name) as stream:
                 warnings.simplefilter("error", library.DecompressionBombWarning)
-                picture = library.open(path)
+                picture = library.open(stream)
                 picture.load()
         except (OSError, library.DecompressionBombError, library.DecompressionBombWarning) as error:
             raise InvalidConfigError(
                 f"Picture {name!r} cannot be read: {error}. Store it again as PNG or JPEG."
             ) from error
         return picture
+
+
+def _stream(folder: Pictures, name: str) -> IO[bytes]:
+    """One picture's bytes; names cannot lead out of an archive, which has no outside."""
+    if isinstance(folder, zipfile.Path):
+        return folder.joinpath(name).open("rb")
+    root = folder.resolve()
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise InvalidConfigError(
+            f"Picture {name!r} lies outside its folder: put it inside, or remove the example."
+        )
+    return path.open("rb")
+
+
+def to_pixels(picture: Any, wanted: Preprocessing) -> torch.Tensor:
+    """A picture of Pillow's as a model reads it, (3, size, size) fp32."""
+    bilinear = optional_module("PIL.Image", "Pictures").BILINEAR
+    small = picture.convert("RGB").resize((wanted.size, wanted.size), bilinear)
+    values = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
+    scaled = values.view(wanted.size, wanted.size, 3).permute(2, 0, 1).float() / 255
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (wanted.mean, wanted.deviation))
+    return (scaled - mean) / deviation
 
 
 def read_image_folder(folder: Path) -> ClientData:
@@ -139,10 +156,12 @@ def read_image_folder(folder: Path) -> ClientData:
 def handwritten_digits(
     *, seed: int, num_train: int, num_validation: int, num_test: int
 ) -> ClientData:
-    """Some of scikit-learn's 1,797 digits of 8 x 8 pixels, drawn at random.
+    """Some of scikit-learn's 1,797 digits of 8 x 8 pixels.
 
     Which split a picture belongs to depends on the picture alone, so the test pictures of one
-    client are never training pictures of another.
+    client are never training pictures of another. Within a split, pictures lie in one shuffled
+    order, from which seed s takes the s-th piece of the wanted size, from the start again after the
+    end: clients of equal sizes with successive seeds share no picture until all are dealt out.
 
     Raises:
         InvalidConfigError: scikit-learn is missing, or a split has fewer pictures than asked for.
@@ -156,7 +175,9 @@ def handwritten_digits(
             raise InvalidConfigError(
                 f"{count} {split} digits are asked for but there are {len(pool)}: ask for fewer."
             )
-        chosen = Random(f"{DIGITS}{seed}/{split}").sample(pool, count)  # noqa: S311 - no secret
+        Random(f"{DIGITS}{split}").shuffle(pool)  # noqa: S311 - no secret
+        start = seed * count % len(pool)
+        chosen = (pool + pool)[start : start + count]
         drawn[split] = tuple(
             Example(question=f"{DIGITS}{i}", answer=str(targets[i]), split=split) for i in chosen
         )

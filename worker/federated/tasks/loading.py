@@ -1,6 +1,8 @@
 """Turns a reference to data into a client's examples, built-in or uploaded."""
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import IO
@@ -13,6 +15,7 @@ from backend.contracts.datasets import (
     UploadedDataset,
 )
 from backend.contracts.enums import TaskKind
+from backend.contracts.image_archive import ImageArchiveError, parse_image_archive
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines
 from worker.federated.errors import InvalidConfigError
 from worker.federated.tasks.generators import generate
@@ -60,7 +63,35 @@ def builtin_data(dataset: BuiltinDataset) -> ClientData:
     return _split(BUILTIN_TASK_KINDS[dataset.task], generate(dataset))
 
 
+def open_pictures(
+    dataset: BuiltinDataset | UploadedDataset, open_blob: OpenBlob
+) -> zipfile.Path | None:
+    """The pictures of an uploaded archive, in memory; None for data without any.
+
+    `load_dataset` has checked them before.
+    """
+    if isinstance(dataset, BuiltinDataset) or dataset.format != "image_archive":
+        return None
+    return zipfile.Path(io.BytesIO(_read_blob(dataset, open_blob)))
+
+
 def _read_upload(dataset: UploadedDataset, task: TaskKind, open_blob: OpenBlob) -> list[Example]:
+    has_pictures = dataset.format == "image_archive"
+    if has_pictures != (task is TaskKind.IMAGE_CLASSIFICATION):
+        raise InvalidConfigError(
+            f"Uploaded data set {dataset.sha256[:12]} is of format {dataset.format!r}, which is "
+            f"not for task {task.value!r}. Upload data for that task."
+        )
+    content = _read_blob(dataset, open_blob)
+    try:
+        if has_pictures:
+            return parse_image_archive(content)
+        return parse_json_lines(content.splitlines(), task)
+    except (JsonLinesError, ImageArchiveError) as error:
+        raise InvalidConfigError(f"Uploaded data set {dataset.sha256[:12]}: {error}") from error
+
+
+def _read_blob(dataset: UploadedDataset, open_blob: OpenBlob) -> bytes:
     with open_blob(dataset.sha256) as stream:
         content = stream.read()
     digest = hashlib.sha256(content).hexdigest()
@@ -69,10 +100,7 @@ def _read_upload(dataset: UploadedDataset, task: TaskKind, open_blob: OpenBlob) 
             f"Uploaded data set {dataset.sha256[:12]} was changed in storage: its bytes now hash "
             f"to {digest[:12]}. Upload it again."
         )
-    try:
-        return parse_json_lines(content.splitlines(), task)
-    except JsonLinesError as error:
-        raise InvalidConfigError(f"Uploaded data set {dataset.sha256[:12]}: {error}") from error
+    return content
 
 
 def _split(task: TaskKind, rows: Sequence[Example]) -> ClientData:

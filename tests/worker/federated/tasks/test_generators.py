@@ -12,7 +12,8 @@ from worker.federated.tasks.partition import split_of
 from worker.federated.tasks.programs import run_program
 from worker.federated.tasks.stories import GAINS, LOSSES, MAX_RESULT, NAMES, TRANSFERS
 
-ARITHMETIC = [name for name in BuiltinTaskName if name != BuiltinTaskName.STORY_CLASSIFICATION]
+GENERATED = [name for name in BuiltinTaskName if name != BuiltinTaskName.HANDWRITTEN_DIGITS]
+ARITHMETIC = [name for name in GENERATED if name != BuiltinTaskName.STORY_CLASSIFICATION]
 
 
 DIGESTS = {
@@ -20,6 +21,7 @@ DIGESTS = {
     BuiltinTaskName.ARITHMETIC_CHOICE: "62c8d9c5b524",
     BuiltinTaskName.ARITHMETIC_PROGRAM: "70c97c2b3818",
     BuiltinTaskName.STORY_CLASSIFICATION: "db1fc430efef",
+    BuiltinTaskName.HANDWRITTEN_DIGITS: "e049ba36b723",
 }
 
 
@@ -81,7 +83,7 @@ def test_more_training_rows_leave_the_test_rows_as_they_are(task):
 def test_no_problem_is_in_two_splits_whatever_the_seed_and_the_format():
     seen = {"train": set(), "validation": set(), "test": set()}
     for seed in range(12):
-        for task in BuiltinTaskName:
+        for task in GENERATED:
             for row in rows(task, seed=seed, num_train=100, num_validation=50, num_test=100):
                 seen[row.split].add(without_names(row.question))
     assert min(map(len, seen.values())) > 500
@@ -90,7 +92,7 @@ def test_no_problem_is_in_two_splits_whatever_the_seed_and_the_format():
     assert not seen["validation"] & seen["test"]
 
 
-@pytest.mark.parametrize("task", BuiltinTaskName)
+@pytest.mark.parametrize("task", GENERATED)
 def test_no_problem_occurs_twice_in_one_data_set(task):
     questions = [without_names(row.question) for row in rows(task, num_train=1000, num_test=500)]
     assert len(set(questions)) == len(questions)

@@ -1,0 +1,149 @@
+"""Two kinds of runs against real processes: image models, and the probe gauge for text models."""
+
+import io
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from uuid import UUID
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from backend.api_client import ApiClient
+from backend.contracts.base_models import BaseModelRef
+from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
+from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
+from backend.contracts.enums import RunStatus, TaskKind
+from backend.contracts.federations import FederationCreate
+from backend.contracts.metrics import MetricName
+from backend.contracts.runs import LiveRun, RunCreate
+from backend.contracts.strategies import H2TuneParams, Params
+from backend.contracts.training import TrainingConfig
+from tests.running_platform import RunningPlatform, run_platform
+from worker.builtin_models.build_images import draw
+from worker.federated.adapters.merging import merge_adapter
+
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    with run_platform(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+def register(
+    api: ApiClient, name: str, model: str, task: TaskKind, dataset: BuiltinDataset | None
+) -> Client:
+    key = api.enrolment_keys.create(EnrolmentKeyCreate(label=name))
+    return api.clients.register(
+        ClientRegister(
+            enrolment_key=key.secret,
+            name=name,
+            base_model=BaseModelRef(source="builtin", id=model),
+            lora_rank=RANK,
+            task=task,
+            dataset=dataset,
+        )
+    ).client
+
+
+def builtin_client(api: ApiClient, model: str, task: BuiltinTaskName) -> Client:
+    dataset = BuiltinDataset(task=task, num_train=16, num_validation=8, num_test=16)
+    return register(api, f"{model}-{task}", model, BUILTIN_TASK_KINDS[task], dataset)
+
+
+def complete(
+    platform: RunningPlatform,
+    api: ApiClient,
+    name: str,
+    clients: list[Client],
+    strategy: Params,
+    num_rounds: int,
+    **training: object,
+) -> LiveRun:
+    federation = api.federations.create(
+        FederationCreate(name=name, global_rank=RANK, client_ids=[c.id for c in clients])
+    )
+    settings = TrainingConfig.model_validate(
+        {"local_steps": 4, "max_eval_examples": 16, **training}
+    )
+    body = RunCreate(strategy=strategy, num_rounds=num_rounds, training=settings)
+    run = api.federations.create_run(federation.id, body)
+    api.runs.start(run.id)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        live = api.runs.live(run.id)
+        if live.run.status is RunStatus.COMPLETED:
+            return live
+        assert not live.run.status.is_terminal, f"{live.run.error}\n{platform.log()}"
+        time.sleep(0.3)
+    raise AssertionError(f"not completed: {live.run}\n{platform.log()}")
+
+
+def measured(live: LiveRun, name: MetricName) -> dict[tuple[UUID | None, int], float]:
+    return {
+        (point.client_id, point.round_number): point.value
+        for point in live.metrics
+        if point.name is name and point.scope == "round"
+    }
+
+
+def drawings() -> bytes:
+    """An archive of two kinds of drawings, as a person would make it."""
+    source, buffer = Random(0), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for split, count in (("train", 12), ("validation", 4), ("test", 8)):
+            for label in ("ring", "cross"):
+                for number in range(count):
+                    picture = io.BytesIO()
+                    draw(label, source).resize((32, 32)).save(picture, "PNG")
+                    archive.writestr(f"{split}/{label}/{number}.png", picture.getvalue())
+    return buffer.getvalue()
+
+
+@pytest.mark.timeout(600)
+def test_image_models_train_on_digits_and_on_uploaded_pictures(
+    platform: RunningPlatform, tmp_path: Path
+) -> None:
+    with platform.sign_in() as api:
+        digits = builtin_client(api, "tiny_vit", BuiltinTaskName.HANDWRITTEN_DIGITS)
+        uploaded = register(api, "drawings", "tiny_deit", TaskKind.IMAGE_CLASSIFICATION, None)
+        uploaded = api.clients.upload_pictures(uploaded.id, drawings())
+        live = complete(
+            platform, api, "pictures", [digits, uploaded], H2TuneParams(), 1, local_steps=30
+        )
+        accuracy = measured(live, MetricName.ACCURACY_DELIVERED)
+        assert set(accuracy) == {(digits.id, 2), (uploaded.id, 2)}
+        assert accuracy[uploaded.id, 2] > 0.5, "two kinds that the model saw in pre-training"
+        assert measured(live, MetricName.BYTES_UP)[digits.id, 1] > 0
+        archive = api.runs.download_adapter(live.run.id, uploaded.id, tmp_path / "adapter.zip")
+    merge_adapter(uploaded.base_model, archive, tmp_path / "merged")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    assert model.config.id2label == {0: "cross", 1: "ring"}
+    with torch.no_grad():
+        assert torch.isfinite(model(pixel_values=torch.zeros(1, 3, 16, 16)).logits).all()
+
+
+@pytest.mark.timeout(600)
+def test_the_probe_gauge_runs_on_two_families(platform: RunningPlatform) -> None:
+    gauge = H2TuneParams(gauge="probe", joint_rounds=0, mask_warmup_rounds=0, train_alignment=False)
+    with platform.sign_in() as api:
+        task = BuiltinTaskName.STORY_CLASSIFICATION
+        clients = [builtin_client(api, model, task) for model in ("tiny_llama", "tiny_gemma")]
+        live = complete(platform, api, "probe", clients, gauge, 2, answer_loss="labels")
+        changes = measured(live, MetricName.SHARED_CHANGE)
+        received = measured(live, MetricName.BYTES_DOWN)
+        for client in clients:
+            assert changes[client.id, 1] > 0
+            assert changes[client.id, 2] > 0
+            # Codes go down once, with the first plan.
+            assert received[client.id, 1] > received[client.id, 2] > 0
+        waits = measured(live, MetricName.SECONDS_WAIT)
+        gaps = measured(live, MetricName.AGGREGATION_GAP)
+        assert len(waits) == 6
+        assert {number for _, number in gaps} == {2, 3}
+        assert all("seconds_aggregate" in r.report for r in live.rounds if r.round_number < 3)
