@@ -18,6 +18,7 @@ class MetricName(StrEnum):
     VALIDATION_LOSS_BEFORE_TRAINING = "validation_loss_before_training"
     VALIDATION_LOSS_AFTER_TRAINING = "validation_loss_after_training"
     ACCURACY_DELIVERED = "accuracy_delivered"  # of the exported adapter; deliver round only
+    GUARD_KEPT_OWN = "guard_kept_own"  # 1: a client's validation split refused the final state
     TRAIN_LOSS = "train_loss"  # mean over the round; within a round: of one step
     SPARSITY = "sparsity"  # realised share of zeros in the shared matrices
     BYTES_UP = "bytes_up"

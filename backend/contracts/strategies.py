@@ -166,11 +166,12 @@ class H2TuneParams(StrategyParams):
         "client's own rank.",
     )
     mask_warmup_rounds: int = Field(
-        1,
+        0,
         ge=0,
         le=1000,
         title="Rounds before masks freeze",
-        description="Which entries a client holds is learned during these rounds and fixed after.",
+        description="Which entries a client holds is learned during these rounds and fixed after. "
+        "0: they are fixed from the start, the same for clients of equal rank.",
     )
     alignment_init: Literal["interpolation", "random", "identity"] = Field(
         "interpolation",
@@ -190,9 +191,9 @@ class H2TuneParams(StrategyParams):
         description="per_model: one matrix for all module roles. per_role: one per role.",
     )
     train_alignment: bool = Field(
-        True,
+        False,
         title="Train the layer alignment",
-        description="Off: the alignment stays where it starts (ablation).",
+        description="As published. Off: the alignment stays where it starts (default).",
     )
     aggregation: Literal["delta", "mean", "coverage"] = Field(
         "delta",
@@ -221,28 +222,30 @@ class H2TuneParams(StrategyParams):
         description="How often training changes between shared and private parts: once per round "
         "(default), every epoch, or every step.",
     )
-    joint_rounds: int = Field(
-        1,
+    joint_rounds: int | None = Field(
+        None,
         ge=0,
         le=1000,
         title="Joint rounds",
-        description="First rounds in which shared and private parts train together. With the "
-        "private factor B at zero the shared part has no gradient, so at least 1 is sensible.",
+        description="First rounds in which shared and private parts train together. Empty: 0 "
+        "with gauge probe, else 1, for with the private factor B at zero the shared part has no "
+        "gradient.",
     )
-    shared_fraction: float = Field(
-        0.5,
+    shared_fraction: float | None = Field(
+        None,
         gt=0,
         le=1,
         title="Share of steps for the shared part",
         description="Part of a round's local steps that trains the shared matrices and the "
-        "alignment; the rest trains the private factors. 1: the private factors stay as they are.",
+        "alignment; the rest trains the private factors. 1: the private factors stay as they are. "
+        "Empty: 1 with gauge probe, else 0.5.",
     )
     shared_learning_rate: float | None = Field(
         None,
         gt=0,
         le=1,
         title="Learning rate of the shared part",
-        description="Empty: the run's learning rate.",
+        description="Empty: 0.01 with gauge probe, else the run's learning rate.",
     )
     private_learning_rate: float | None = Field(
         None,
@@ -273,11 +276,12 @@ class H2TuneParams(StrategyParams):
         description="In the private phase, pulls the answers towards those at the end of the "
         "shared phase (mean divergence per response token).",
     )
-    gauge: Literal["none", "orthonormal", "shared_seed", "probe"] = Field(
-        "none",
+    gauge: Literal["auto", "none", "orthonormal", "shared_seed", "probe"] = Field(
+        "auto",
         title="Gauge of the private factors",
-        description="What coordinates of different clients have in common at the start. none: "
-        "random factors. orthonormal: A with orthonormal rows. shared_seed: A drawn from one seed "
+        description="What coordinates of different clients have in common at the start. auto: "
+        "probe where every client chooses among labels, else none. none: random factors. "
+        "orthonormal: A with orthonormal rows. shared_seed: A drawn from one seed "
         "for all clients, by module role. probe: factors fitted to codes of public texts, so that "
         "an index means the same in every model; the shared matrices start at zero.",
     )
@@ -287,6 +291,13 @@ class H2TuneParams(StrategyParams):
         description="Gauge probe, layout block: which of the R codes a client of smaller rank "
         "holds. leading: those that vary most in the public texts. gradient: those along which "
         "its own training loss falls fastest.",
+    )
+    guard: Literal["off", "validation"] = Field(
+        "off",
+        title="Guard",
+        description="validation: a client delivers the final shared state unless a state that it "
+        "had before does better on its validation split. Training goes on from what is shared "
+        "either way.",
     )
     control: Literal["none", "permuted", "noise"] = Field(
         "none",

@@ -43,7 +43,7 @@ class TrainingConfig(BaseModel):
         256, ge=8, le=1_000_000, title="Maximum length (tokens)", description="Prompt and answer."
     )
     answer_loss: Literal["tokens", "labels"] = Field(
-        "tokens",
+        "labels",
         title="Loss on answers",
         description="tokens: every token of the right answer, over the whole vocabulary. labels: "
         "the right one of the possible answers, where a task has such (choice, classification); "

@@ -25,10 +25,19 @@ CONFIG = training(
 )
 STRATEGIES: dict[str, Params] = {
     "local_only": LocalOnlyParams(),
-    "joint": H2TuneParams(),
-    "round": H2TuneParams(joint_rounds=0, distillation_weight=1.0),
-    "epoch": H2TuneParams(joint_rounds=0, granularity="epoch", distillation_weight=1.0),
-    "step": H2TuneParams(joint_rounds=0, granularity="step", distillation_weight=1.0),
+    "joint": H2TuneParams(gauge="none", train_alignment=True, mask_warmup_rounds=1),
+    **{
+        granularity: H2TuneParams.model_validate(
+            {
+                "gauge": "none",
+                "train_alignment": True,
+                "joint_rounds": 0,
+                "granularity": granularity,
+                "distillation_weight": 1.0,
+            }
+        )
+        for granularity in ("round", "epoch", "step")
+    },
 }
 
 

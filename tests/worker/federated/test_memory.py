@@ -30,7 +30,8 @@ def one_round(params: Params, family: str, **changes: object) -> ClientUpdate:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize(
-    "params", [LocalOnlyParams(), H2TuneParams(joint_rounds=0, distillation_weight=1.0)]
+    "params",
+    [LocalOnlyParams(), H2TuneParams(gauge="none", joint_rounds=0, distillation_weight=1.0)],
 )
 def test_recomputing_changes_no_number(params: Params, family: str) -> None:
     """With a frozen base, dropout, and (H2Tune) a teacher that runs in between."""

@@ -27,11 +27,12 @@ default); masks: min(n / 8, 2 s) per role for s of n positions.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from backend.contracts.enums import RoundKind
+from backend.contracts.h2tune_defaults import Gauge, gauge_for, settled
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import H2TuneParams
 from worker.federated.adapters import export_lora
@@ -57,6 +58,12 @@ from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_gauge import can_be_probed, client_factors, federation_codes
+from worker.federated.strategies.h2tune_guard import (
+    better,
+    current_state,
+    remembered,
+    serve_better,
+)
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
 from worker.federated.training import train
@@ -92,7 +99,16 @@ def preset(name: Preset) -> H2TuneParams:
     phases once per round, both divergences). `h2tune-code`: as the published code is laid out
     (gathered entries, random alignment, phases in turn at every step).
     """
-    published = {"aggregation": "mean", "anchor": "kl", "distillation_weight": 1.0}
+    published: dict[str, Any] = {
+        "aggregation": "mean",
+        "anchor": "kl",
+        "distillation_weight": 1.0,
+        "gauge": "none",
+        "joint_rounds": 1,
+        "mask_warmup_rounds": 1,
+        "shared_fraction": 0.5,
+        "train_alignment": True,
+    }
     match name:
         case "h2tune":
             return H2TuneParams()
@@ -113,6 +129,7 @@ class H2Tune:
     def check(self, federation: FederationSpec) -> list[Refusal]:
         """Refuses clients whose rank does not fit, or whose depth forbids an identity alignment."""
         refusals = []
+        gauge = self._gauge(federation)
         for client in federation.clients:
             num_layers = client.architecture.num_layers
             try:
@@ -120,7 +137,7 @@ class H2Tune:
             except InvalidConfigError as error:
                 refusals.append(Refusal(client.client_id, f"Client {client.name!r}: {error}"))
                 continue
-            if self.params.gauge == "probe" and not can_be_probed(client.task):
+            if gauge == "probe" and not can_be_probed(client.task):
                 refusals.append(
                     Refusal(
                         client.client_id,
@@ -143,7 +160,8 @@ class H2Tune:
     def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
         """Small random slots for every role that any client has; zeros with gauged factors."""
         rank = federation.global_rank
-        scale = 0.0 if self.params.gauge == "probe" else START_NORM / rank**0.5
+        probed = self._gauge(federation) == "probe"
+        scale = 0.0 if probed else START_NORM / rank**0.5
         roles = sorted({role for client in federation.clients for role in client.modules})
         state = ServerState(
             tensors={
@@ -155,7 +173,7 @@ class H2Tune:
             },
             meta={"seed": seed},
         )
-        if self.params.gauge != "probe":
+        if not probed:
             return state
         kinds = sorted({client.task.value for client in federation.clients})
         return ServerState(
@@ -168,9 +186,10 @@ class H2Tune:
     ) -> dict[str, ClientPlan]:
         """The slots for every client: only the entries it holds, once its mask is fixed."""
         plans = {}
+        params = settled(self.params, self._gauge(federation))
         for client in federation.clients:
             masks = take(f"mask/{client.client_id}", state.tensors)
-            learns_mask = round_number <= self.params.mask_warmup_rounds and not deliver
+            learns_mask = round_number <= params.mask_warmup_rounds and not deliver
             plans[client.client_id] = ClientPlan(
                 client_id=client.client_id,
                 round_number=round_number,
@@ -186,7 +205,8 @@ class H2Tune:
                     "probe_kinds": state.meta.get("probe_kinds", []),
                     "train_mask": learns_mask,
                     "send_mask": learns_mask or not masks,
-                    "joint": round_number <= self.params.joint_rounds,
+                    "joint": round_number <= (params.joint_rounds or 0),
+                    "gauge": params.gauge,
                 },
             )
         return plans
@@ -198,11 +218,13 @@ class H2Tune:
             braid = self._load(plan, client)
             batches = training_batches(plan, client)
             factors, middles, masks = snapshot(braid.factors()), braid.held_middles(), braid.masks()
+            guarded = self.params.guard == "validation"
+            received = current_state(braid, client) if guarded else {}
         with watch.measure(MetricName.SECONDS_EVALUATE):
             before = measure_when_due(braid.model, client, plan.round_number - 1)
         with watch.measure(MetricName.SECONDS_TRAIN):
             # A client that missed the joint rounds has B = 0, and so no gradient for anything else.
-            catches_up = client.private is None and self.params.joint_rounds > 0
+            catches_up = client.private is None and bool(braid.params.joint_rounds)
             trained = train(
                 braid.model,
                 client.objective,
@@ -216,6 +238,8 @@ class H2Tune:
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(braid.model, client, plan.round_number)
+        served = better(remembered(client.private), before, received) if guarded else None
+        served = better(served, after, current_state(braid, client)) if guarded else None
         shared = braid.shared(with_masks=plan.settings["send_mask"])
         metrics: Metrics = {
             **before_and_after(before, after),
@@ -242,6 +266,7 @@ class H2Tune:
                 **braid.private(),
                 **kept_head(client),
                 **below("moments", trained.moments),
+                **({} if served is None else served.kept()),
             },
             metrics=metrics,
         )
@@ -249,14 +274,14 @@ class H2Tune:
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Joins the final slots with the client's own factors into a plain LoRA adapter."""
         braid = self._load(plan, client)
-        accuracy = measure(braid.model, client).accuracy
+        if self.params.guard == "validation":
+            metrics = serve_better(braid, client)
+        else:
+            metrics = {MetricName.ACCURACY_DELIVERED: measure(braid.model, client).accuracy}
         client.on_progress(Progress("exporting", 0, 1))
         export_lora(braid.adapted, folder)
         client.objective.save_head(folder)
-        return {
-            MetricName.ACCURACY_DELIVERED: accuracy,
-            MetricName.SPARSITY: braid.sparsity(),
-        }
+        return {**metrics, MetricName.SPARSITY: braid.sparsity()}
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -269,6 +294,9 @@ class H2Tune:
         for update in updates:
             aggregation.add(update)
         return aggregation.result()
+
+    def _gauge(self, federation: FederationSpec) -> Gauge:
+        return gauge_for(self.params, (client.task for client in federation.clients))
 
     def _geometry(self, global_rank: int, client: ClientSpec) -> Geometry:
         return make_geometry(
@@ -297,9 +325,10 @@ class H2Tune:
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
         client.on_progress(Progress("loading", 0, 1))
         private = client.private
-        if self.params.gauge == "probe" and not take("factors", private):
-            private = {**(private or {}), **client_factors(plan, client, self.params)}
-        braid = ClientModel(self.params, plan, client)
+        params = settled(self.params, plan.settings["gauge"])
+        if params.gauge == "probe" and not take("factors", private):
+            private = {**(private or {}), **client_factors(plan, client, params)}
+        braid = ClientModel(params, plan, client)
         origin = f"the store of client {plan.client_id!r}"
         braid.load_private(private, origin)
         load_head(client, origin)

@@ -6,8 +6,8 @@ gradient of the client's own loss with respect to a full T = 0 says where the lo
 
     G_jk = B_jk^T (dL / dy_jk) (A_jk x)^T  (R x R),  energy(c) = |G_jk[c, :]|^2 + |G_jk[:, c]|^2
 
-summed over all layers j and roles k, each role divided by its total. The client keeps the r codes of
-highest energy, the same for all roles. Only the mask that follows from it leaves the client.
+summed over all layers j and roles k, each role divided by its total. The client keeps the r
+codes of highest energy, the same for all roles. Only the mask that follows leaves the client.
 """
 
 from collections.abc import Callable, Mapping

@@ -26,7 +26,8 @@ class Training:
     def __init__(self, braid: ClientModel, plan: ClientPlan, client: LocalClient) -> None:
         params, config = braid.params, client.training
         self._braid = braid
-        self._params = params
+        self._params = params  # settled: `h2tune_defaults`
+        self._fraction = params.shared_fraction or 1.0
         self._objective = client.objective
         self._head = head_groups(client)
         self._received = {name: braid.middle(name).detach().clone() for name in braid.layers}
@@ -67,15 +68,15 @@ class Training:
                 return self._interleaved()
         phases = []
         for stretch in stretches:
-            num_shared = round(stretch * self._params.shared_fraction)
-            if stretch > 1 and self._params.shared_fraction < 1:
+            num_shared = round(stretch * self._fraction)
+            if stretch > 1 and self._fraction < 1:
                 num_shared = min(max(num_shared, 1), stretch - 1)
             phases += [self._shared_phase(num_shared), self._private_phase(stretch - num_shared)]
         return phases
 
     def _interleaved(self) -> list[Phase]:
         """One step at a time, the shared ones spread evenly."""
-        fraction = self._params.shared_fraction
+        fraction = self._fraction
         return [
             self._shared_phase(1)
             if int((step + 1) * fraction) > int(step * fraction)

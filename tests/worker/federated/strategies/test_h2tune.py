@@ -38,8 +38,12 @@ NUM_ROLES = 7  # of Llama
 LAYOUTS = ["block", "mask", "gather"]
 
 
+UNGAUGED: dict[str, Any] = {"gauge": "none", "train_alignment": True, "mask_warmup_rounds": 1}
+"""Everything moves: alignments and masks are trained, and B starts at zero."""
+
+
 def strategy_with(**changes: Any) -> H2Tune:
-    return H2Tune(H2TuneParams(**changes))
+    return H2Tune(H2TuneParams(**{**UNGAUGED, **changes}))
 
 
 def three() -> list[SimulatedClient]:
