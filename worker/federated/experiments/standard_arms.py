@@ -8,7 +8,7 @@
 | `local_tri` | the same shape alone at its best: what is owed to it, not to others |
 | `h2tune` | the configuration itself |
 | `h2tune_permuted`, `h2tune_noise` | negative controls: what is owed to averaging as such |
-| `h2tune_ungauged` | private factors without common coordinates |
+| `h2tune_ungauged` | random factors; masks, alignment and factors are trained, as published |
 | `h2tune_mean` | the published aggregation |
 | `h2tune_shared_only` | private factors stay as the gauge made them |
 | `h2tune_no_alternation` | shared and private parts train together in every step |
@@ -86,10 +86,15 @@ class StandardArms(BaseModel):
                 )
             case StandardArm.UNGAUGED:
                 rate = self.h2tune.shared_learning_rate
-                ungauged = H2TuneParams.model_validate(
-                    {"gauge": "none", "joint_rounds": 1, "shared_learning_rate": rate}
+                return FederatedArm(
+                    name=name,
+                    strategy=H2TuneParams(
+                        gauge="none",
+                        mask_warmup_rounds=1,
+                        train_alignment=True,
+                        shared_learning_rate=rate,
+                    ),
                 )
-                return FederatedArm(name=name, strategy=ungauged)
             case (
                 StandardArm.H2TUNE
                 | StandardArm.PERMUTED
