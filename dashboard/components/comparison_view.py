@@ -73,6 +73,7 @@ def table(results: ComparisonResults) -> None:
         key="comparison.table",
         height=_table_height(results),
         column_config={
+            "Arm": st.column_config.TextColumn(width="medium", pinned=True),
             "Mean": st.column_config.NumberColumn(format="%.1f %%", help="Over clients and seeds"),
             "SD": st.column_config.NumberColumn(
                 format="± %.1f", help="Standard deviation over seeds of the mean over clients"
