@@ -36,7 +36,7 @@ from worker.federated.types import ClientPlan, ClientUpdate, LocalClient, Progre
 
 PARAMS = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
 DP = DifferentialPrivacy(noise_multiplier=0.5, clip_norm=0.2)
-CONFIG = training(local_steps=2)
+CONFIG = training(local_steps=2, max_eval_examples=1)
 
 
 def members() -> list[SimulatedClient]:
