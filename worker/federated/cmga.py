@@ -145,7 +145,8 @@ class ChangeMean:
         """
         if self._rule == "none":
             return self._total / torch.where(self._mass > 0, self._mass, 1.0), None
-        changes, held = (torch.stack([kept[part] for kept in self._kept]) for part in (0, 1))
+        changes = torch.stack([change for change, _, _ in self._kept])
+        held = torch.stack([held for _, held, _ in self._kept])
         weights = torch.tensor([weight for _, _, weight in self._kept], dtype=torch.float64)
         resolved = resolve(self._rule, changes, held, weights)
         return mean_change(resolved.changes, held, weights), resolved

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -102,8 +102,9 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, torch.
     base = config.base_model_name_or_path
     if base is not None and Path(base).is_absolute():
         config.base_model_name_or_path = Path(base).name
-    if isinstance(targets := getattr(config, "target_modules", None), set):
-        config.target_modules = sorted(targets)  # a set has no order of its own
+    own: Any = config  # not every method's configuration has target modules
+    if isinstance(getattr(own, "target_modules", None), set):
+        own.target_modules = sorted(own.target_modules)  # a set has no order of its own
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -120,7 +120,7 @@ class ClientModel:
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """Aligned factors A and B, `in/<module>` and `out/<module>`."""
-        found = {f"in/{name}": branch.in_factor for name, branch in self.branches.items()}
+        found: Tensors = {f"in/{name}": branch.in_factor for name, branch in self.branches.items()}
         return found | {f"out/{name}": branch.out_factor for name, branch in self.branches.items()}
 
     @torch.no_grad()
