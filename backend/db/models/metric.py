@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, func
+from sqlalchemy import ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.contracts.metrics import MetricName
@@ -15,7 +15,10 @@ class Metric(Base):
     """One measured value of one client in one round; with `step`, one within the round."""
 
     __tablename__ = "metrics"
-    __table_args__ = (Index("ix_metrics_run_id_id", "run_id", "id"),)
+    __table_args__ = (
+        Index("ix_metrics_run_id_id", "run_id", "id"),
+        Index("ix_metrics_run_id_name", "run_id", "name", postgresql_where=text("step IS NULL")),
+    )
 
     id: Mapped[int] = mapped_column(
         journal_sequence, primary_key=True, server_default=journal_sequence.next_value()
