@@ -8,6 +8,7 @@ factors and an SVD of a k x k core, at O((out + in) k^2) instead of O(out in min
 All functions work on stacks over layers and compute in fp64; factors come back in fp32.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ def compact(product: LowRank) -> LowRank:
 
 def norm(products: Iterable[LowRank]) -> float:
     """Frobenius norm over all layers of all products."""
-    return sum(_squared_norm(product) for product in products) ** 0.5
+    return math.sqrt(sum(_squared_norm(product) for product in products))
 
 
 def padded(product: LowRank, rank: int) -> LowRank:

@@ -95,10 +95,10 @@ class LoraModel:
         by_role: dict[str, list[torch.Tensor]] = {}
         for letter in letters:
             for module in self.modules:
-                parameter = parameters[f"{letter}/{module.name}"].detach()
+                parameter = parameters[f"{letter}/{module.name}"].detach().cpu()
                 by_role.setdefault(f"{letter}/{module.role}", []).append(parameter)
         return {
-            name: (torch.stack(layers) * (self.scaling if name.startswith("B/") else 1.0)).cpu()
+            name: torch.stack(layers) * (self.scaling if name.startswith("B/") else 1.0)
             for name, layers in by_role.items()
         }
 

@@ -34,15 +34,12 @@ Expected = Callable[[ClientSpec, ClientUpdate], Mapping[str, TensorSpec]]
 def factor_specs(client: ClientSpec, rank: int, letters: Letters = "AB") -> dict[str, TensorSpec]:
     """What stacked factors of this rank look like for a client's model."""
     num_layers = client.architecture.num_layers
-    shapes = {
-        "A": lambda module: (num_layers, rank, module.in_features),
-        "B": lambda module: (num_layers, module.out_features, rank),
-    }
-    return {
-        f"{letter}/{role}": TensorSpec(shapes[letter](module))
-        for letter in letters
-        for role, module in client.modules.items()
-    }
+    specs = {}
+    for letter in letters:
+        for role, module in client.modules.items():
+            sizes = (rank, module.in_features) if letter == "A" else (module.out_features, rank)
+            specs[f"{letter}/{role}"] = TensorSpec((num_layers, *sizes))
+    return specs
 
 
 def expected_factors(client: ClientSpec, update: ClientUpdate) -> dict[str, TensorSpec]:
