@@ -44,6 +44,11 @@ class FederatedArm(_Arm):
     name: str
     strategy: Params
     gauge: GaugeSource = "none"
+    federations: Literal["one", "same_model", "different_models"] = Field(
+        "one",
+        description="one: all clients share. same_model: only clients of one base model share. "
+        "different_models: the clients form federations in which every model comes once.",
+    )
 
 
 Arm = Annotated[UntrainedArm | LocalArm | FederatedArm, Field(discriminator="kind")]

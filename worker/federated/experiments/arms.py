@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import Params
@@ -68,7 +69,10 @@ class ArmRunner:
             case LocalArm():
                 return [self._alone(arm, client) for client in members]
             case FederatedArm():
-                return self._together(arm.strategy, members)
+                groups = grouped(members, arm.federations)
+                found = [o for group in groups for o in self._together(arm.strategy, group)]
+                by_client = {outcome.client_id: outcome for outcome in found}
+                return [by_client[client.client_id] for client in members]
 
     def _untrained(self, client: SimulatedClient) -> Outcome:
         goal = client.objective(self.experiment.training)
@@ -78,7 +82,8 @@ class ArmRunner:
     def _together(self, strategy: Params, clients: Sequence[SimulatedClient]) -> list[Outcome]:
         num_rounds = self.experiment.num_rounds
         last_only = self.experiment.training.model_copy(update={"evaluate_every": num_rounds})
-        result = self._simulate(strategy, last_only, clients)
+        with tempfile.TemporaryDirectory(prefix="fedbraid-") as folder:
+            result = self._simulate(strategy, last_only, clients, Path(folder))
         first, last = result.rounds[0].metrics, result.rounds[-1].metrics
         cosines = [stage.report.values.get("update_cosine") for stage in result.rounds]
         known = [cosine for cosine in cosines if cosine is not None]
@@ -136,18 +141,40 @@ class ArmRunner:
         return self._points[key]
 
     def _simulate(
-        self, strategy: Params, training: TrainingConfig, clients: Sequence[SimulatedClient]
+        self,
+        strategy: Params,
+        training: TrainingConfig,
+        clients: Sequence[SimulatedClient],
+        output: Path | None = None,
     ) -> SimulationResult:
-        with tempfile.TemporaryDirectory(prefix="fedbraid-") as folder:
-            return simulate(
-                strategy,
-                clients,
-                num_rounds=self.experiment.num_rounds,
-                training=training,
-                global_rank=self.setting.global_rank,
-                seed=self.seed,
-                output=Path(folder) if len(clients) > 1 else None,
-            )
+        return simulate(
+            strategy,
+            clients,
+            num_rounds=self.experiment.num_rounds,
+            training=training,
+            global_rank=self.setting.global_rank,
+            seed=self.seed,
+            output=output,
+        )
+
+
+def grouped(
+    clients: Sequence[SimulatedClient],
+    federations: Literal["one", "same_model", "different_models"],
+) -> list[list[SimulatedClient]]:
+    """Clients by the federation that they are in; clients of one base model share its object."""
+    if federations == "one":
+        return [list(clients)]
+    by_model: dict[int, list[SimulatedClient]] = {}
+    for client in clients:
+        by_model.setdefault(id(client.model), []).append(client)
+    if federations == "same_model":
+        return list(by_model.values())
+    longest = max(map(len, by_model.values()))
+    return [
+        [same[number] for same in by_model.values() if number < len(same)]
+        for number in range(longest)
+    ]
 
 
 def _points(result: SimulationResult, client_id: str) -> list[Point]:

@@ -1,13 +1,17 @@
 """A whole experiment on the built-in models, from its file to its results."""
 
 import csv
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError
 from worker.federated.experiments.__main__ import main
+from worker.federated.experiments.arms import grouped
 from worker.federated.experiments.config import load_experiment
 
 EXAMPLES = sorted((Path(__file__).parents[4] / "examples" / "sharing").glob("*.toml"))
@@ -93,6 +97,19 @@ def test_results_of_another_configuration_are_not_mixed(
     )
     with pytest.raises(InvalidConfigError, match="another configuration"):
         run(tmp_path, monkeypatch, "--arms", "untrained")
+
+
+def test_clients_share_within_or_across_models() -> None:
+    one, two = make_client("a"), make_client("c", "gemma")
+    twin = dataclasses.replace(one, client_id="b")
+    clients = [one, twin, two]
+
+    def names(federations: Literal["one", "same_model", "different_models"]) -> list[list[str]]:
+        return [[c.client_id for c in group] for group in grouped(clients, federations)]
+
+    assert names("one") == [["a", "b", "c"]]
+    assert names("same_model") == [["a", "b"], ["c"]]
+    assert names("different_models") == [["a", "c"], ["b"]]
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
