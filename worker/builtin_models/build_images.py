@@ -140,7 +140,7 @@ def build(name: BuiltinModelName, folder: Path) -> float:
     )
     model = recipe.new_model(config)
     _train(model, source, recipe.steps)
-    body = model.base_model
+    body: Any = model.base_model
     body.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}  # the head stays here, and so do its names
     body.config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
     body.save_pretrained(folder)

@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_di
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -79,7 +80,7 @@ def merge_adapter(
         reads = family_of(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
         base, dtype = _load_base(ref, source, labels, reads_images=reads.reads == "image")
         merged = _merged(base, config, folder, ref)
-    merged.to(_DTYPES.get(precision, dtype))
+    nn.Module.to(merged, _DTYPES.get(precision, dtype))
     merged.save_pretrained(output)
     _add_companions(ref, source, output, reads_text=reads.reads == "text")
     return output
@@ -174,10 +175,11 @@ def _add_companions(ref: BaseModelRef, source: str, output: Path, *, reads_text:
 def _merged(
     base: PreTrainedModel, config: LoraConfig, folder: Path, ref: BaseModelRef
 ) -> PreTrainedModel:
+    config.base_model_name_or_path = base.name_or_path  # the adapter knows a name, not a place
     try:
         adapted = get_peft_model(base, config)
         tensors = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
-        report = set_peft_model_state_dict(adapted, tensors)
+        report: Any = set_peft_model_state_dict(adapted, tensors)
     except (ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()
         raise InvalidConfigError(

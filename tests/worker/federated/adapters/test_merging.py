@@ -90,6 +90,9 @@ def test_logits_are_those_of_base_and_adapter(family: str, tmp_path: Path) -> No
 def test_a_downloaded_archive_and_a_precision(tmp_path: Path) -> None:
     saved_base("llama", tmp_path / "base")
     delivered("llama", tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    named = {**json.loads(config.read_text()), "base_model_name_or_path": "somewhere-else"}
+    config.write_text(json.dumps(named))
     with zipfile.ZipFile(tmp_path / "adapter.zip", "w") as archive:
         for path in (tmp_path / "adapter").iterdir():
             archive.write(path, path.name)
