@@ -137,7 +137,7 @@ class ClientModel:
             require_tensors(kept, shapes, store_of(plan))
             for name, parameter in trained.items():
                 parameter.copy_(kept[name])
-        received = {name: t for name, t in plan.tensors.items() if name[:2] in {"P/", "q/"}}
+        received = {name: t for name, t in plan.tensors.items() if name != "codes"}
         expected = module_specs(self.params, client.spec, len(self.ends), plan.global_rank)
         present = {name: expected[name] for name in expected if name in received}
         require_tensors(received, present, f"the plan of client {plan.client_id!r}")

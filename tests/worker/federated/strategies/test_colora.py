@@ -327,6 +327,10 @@ def test_updates_and_stores_that_do_not_fit_are_refused() -> None:
     plan.tensors["P/q"] = torch.zeros(2, 3, 3)
     with pytest.raises(InvalidUpdateError, match="plan of client 'a', 'P/q'"):
         strategy.train_client(plan, at_work(clients[0], training(), a.private))
+    plan = plans_of(strategy, state, clients, 2)["a"]
+    plan.tensors["P/secret"] = torch.zeros(2, RANK, RANK)
+    with pytest.raises(InvalidUpdateError, match="plan of client 'a', unknown are 'P/secret'"):
+        strategy.train_client(plan, at_work(clients[0], training(), a.private))
 
 
 # The gauge

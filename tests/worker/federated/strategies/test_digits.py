@@ -1,17 +1,20 @@
 """Two small vision transformers of different width and depth learn handwritten digits together."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import CoLoraParams, H2TuneParams, HeteroTuneParams, Params
-from tests.worker.federated.strategies.rounds import training
+from tests.worker.federated.strategies.rounds import at_work, federation_of, training
 from tests.worker.federated.tiny import make_tokenizer
 from worker.federated.objectives.classification import HeadObjective, start_head
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
+from worker.federated.strategies.registry import build_strategy
 from worker.federated.tasks.images import ImageInputs, Preprocessing, handwritten_digits
 
 DIGITS = [str(digit) for digit in range(10)]
@@ -81,3 +84,37 @@ def test_clients_really_learn_from_each_other(name: str) -> None:
         assert not alone.state.tensors.keys() >= together.state.tensors.keys()
     else:
         assert not torch.equal(together.state.tensors[key], alone.state.tensors[key])
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_head_is_delivered_inside_the_adapter(name: str, tmp_path: Path) -> None:
+    params, member = SHARED[name][0], client("wide")
+    config = training(local_steps=5, batch_size=16, evaluate_every=2)
+    result = simulate(
+        params,
+        [member],
+        num_rounds=1,
+        training=config,
+        global_rank=4,
+        seed=0,
+        output=tmp_path,
+    )
+    loaded = PeftModel.from_pretrained(at_work(member, config).model, tmp_path / "wide").eval()
+    rows = member.data.test
+    pixels = PICTURES.collate([row.question for row in rows])["pixel_values"]
+    with torch.no_grad():
+        answers = loaded(pixel_values=pixels).logits.argmax(dim=-1).tolist()
+    right = sum(DIGITS[answer] == row.answer for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) == result.delivered["wide"][MetricName.ACCURACY_DELIVERED]
+    head = torch.cat([t.flatten() for n, t in loaded.named_parameters() if "classifier" in n])
+    fresh = torch.cat([t.flatten() for n, t in member.model.named_parameters() if "classif" in n])
+    assert head.numel() >= fresh.numel()
+    assert not torch.isin(head, fresh).all(), "the head was trained"
+    strategy, federation = build_strategy(params), federation_of([member], global_rank=4)
+    plan = strategy.configure_round(result.state, federation, 2, deliver=True)["wide"]
+    own = tmp_path / "again"
+    strategy.deliver_client(plan, at_work(member, config, result.private["wide"]), own)
+    files = sorted(path.name for path in own.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "wide").iterdir())
+    for file in files:
+        assert (own / file).read_bytes() == (tmp_path / "wide" / file).read_bytes(), file
