@@ -31,13 +31,18 @@ def is_signed_in() -> bool:
     return TOKEN in st.session_state
 
 
-def sign_in(username: str, password: str) -> None:
-    """Open a session and keep its token in this tab."""
+def sign_in(username: str, password: str, code: str | None = None) -> None:
+    """Open a session and keep its token in this tab; `code`: of the second factor."""
     api = connect(None)
-    session = api.sign_in(username, password)
+    session = api.sign_in(username, password, code)
     st.session_state[TOKEN] = session.token
     st.session_state[USER] = session.user
     st.session_state[API] = api
+
+
+def refresh_user() -> None:
+    """Read again who is signed in, after something about the account changed."""
+    st.session_state[USER] = current_api().users.me()
 
 
 def resume(token: str) -> None:

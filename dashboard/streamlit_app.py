@@ -38,6 +38,14 @@ def main() -> None:
                 visibility="visible" if signed_in and _is_administrator() else "hidden",
             ),
             st.Page(
+                pages.AUDIT, title="Audit trail", icon=":material/history:", url_path="audit",
+                visibility="visible" if signed_in and _is_administrator() else "hidden",
+            ),
+            st.Page(
+                pages.ACCOUNT, title="Account", icon=":material/account_circle:",
+                url_path="account",
+            ),
+            st.Page(
                 pages.FEDERATION, title="Federation", url_path="federation", visibility="hidden"
             ),
             st.Page(pages.CLIENT, title="Client", url_path="client", visibility="hidden"),

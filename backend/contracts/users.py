@@ -10,6 +10,9 @@ from pydantic import ConfigDict, Field, SecretStr, StringConstraints
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import Role
 
+SECOND_FACTOR_REQUIRED = "second_factor_required"
+"""Code of the 401 that says: the password is right, send the second factor's code as well."""
+
 
 class TokenScope(StrEnum):
     """The most that a personal token may do, whatever its owner may; each includes the former."""

@@ -13,7 +13,7 @@ from backend.auth.principals import UserPrincipal
 from backend.auth.sealing import seal_of
 from backend.auth.secrets import hash_secret
 from backend.auth.service import issue_session, revoke_session
-from backend.contracts.users import OpenSession, Session, SignIn
+from backend.contracts.users import SECOND_FACTOR_REQUIRED, OpenSession, Session, SignIn
 from backend.db import models
 from backend.errors import LockedError, NotFoundError, UnauthenticatedError
 from backend.settings import Settings
@@ -53,7 +53,7 @@ def sign_in(
             raise UnauthenticatedError(
                 "This account has a second factor: send the code that your authenticator app "
                 "shows, or a recovery code.",
-                code="second_factor_required",
+                code=SECOND_FACTOR_REQUIRED,
             )
         if not second_factor_matches(user, credentials.code, settings):
             _fail(session, credentials.username, address)

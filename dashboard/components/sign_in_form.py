@@ -1,11 +1,15 @@
 """Signing in, and taking up the session that the tab had before a reload."""
 
 import streamlit as st
+from pydantic import ValidationError
 
 from backend.api_client.errors import ApiClientError, UnauthenticatedError
+from backend.contracts.users import SECOND_FACTOR_REQUIRED
 from dashboard import session
 from dashboard.components import browser_session
 from dashboard.components.formatting import escape
+
+NEEDS_CODE = "sign_in.needs_code"  # the API asked for the second factor
 
 
 def sign_in_form() -> None:
@@ -25,24 +29,41 @@ def sign_in_form() -> None:
         with st.form("sign_in"):
             username = st.text_input("User name", autocomplete="username", max_chars=100)
             password = st.text_input("Password", type="password", autocomplete="current-password")
+            code = _code_field() if NEEDS_CODE in st.session_state else ""
             sent = st.form_submit_button("Sign in", type="primary", width="stretch")
         st.caption(
             "First start? `fedbraid up` prints the administrator's password in its terminal."
         )
         if sent:
-            _sign_in(username.strip(), password)
+            _sign_in(username.strip(), password, code.strip())
 
 
-def _sign_in(username: str, password: str) -> None:
+def _code_field() -> str:
+    st.info("This account has a second factor.", icon=":material/lock:")
+    return st.text_input(
+        "Code", autocomplete="one-time-code", max_chars=20,
+        help="The six digits that your authenticator app shows now, or a recovery code.",
+    )  # fmt: skip
+
+
+def _sign_in(username: str, password: str, code: str) -> None:
     if not username or not password:
         st.error("Enter a user name and a password.")
         return
     try:
-        session.sign_in(username, password)
+        session.sign_in(username, password, code or None)
+    except ValidationError:
+        st.error("A code is six digits, or a recovery code such as `1a2b3c4d-5e6f7a8b`.")
+    except UnauthenticatedError as error:
+        if error.code == SECOND_FACTOR_REQUIRED and NEEDS_CODE not in st.session_state:
+            st.session_state[NEEDS_CODE] = True
+            st.rerun()
+        st.error(escape(str(error)), icon=":material/error:")
     except ApiClientError as error:
         st.error(escape(str(error)), icon=":material/error:")
     else:
         st.session_state.pop(session.NOTICE, None)
+        st.session_state.pop(NEEDS_CODE, None)
         st.rerun()
 
 

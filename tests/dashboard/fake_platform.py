@@ -56,6 +56,7 @@ from backend.contracts.runs import (
 )
 from backend.contracts.strategies import StrategyInfo, StrategyName, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
+from tests.dashboard.fake_accounts import CODE, Accounts, add_account_routes
 from tests.dashboard.fake_comparisons import add_comparison_routes
 
 PASSWORD = "correct horse battery"
@@ -85,6 +86,7 @@ class FakePlatform:
     def __init__(self) -> None:
         self.user = User(id=uuid4(), username="admin", role=Role.ADMINISTRATOR, created_at=now())
         self.users = [self.user]
+        self.accounts = Accounts()
         self.session_valid = True
         self.reachable = True
         self.keys: list[EnrolmentKey] = []
@@ -336,6 +338,7 @@ def make_app(platform: FakePlatform) -> FastAPI:
     _federations(app, platform, guarded)
     _runs(app, platform, guarded)
     add_comparison_routes(app, platform, guarded, route, find)
+    add_account_routes(app, platform, guarded, route, RefusalError)
     return app
 
 
@@ -356,6 +359,10 @@ def _accounts(app: FastAPI, platform: FakePlatform, guards: Guards) -> None:
     def sign_in(body: SignIn) -> Session:
         if body.username != "admin" or body.password.get_secret_value() != PASSWORD:
             raise RefusalError(401, "unauthenticated", "The user name or the password is wrong.")
+        if platform.user.has_second_factor and body.code is None:
+            raise RefusalError(401, "second_factor_required", "Send the code.")
+        if platform.user.has_second_factor and body.code != CODE:
+            raise RefusalError(401, "wrong_second_factor", "The code is wrong.")
         platform.session_valid = True
         return Session(token=TOKEN, expires_at=now() + timedelta(hours=1), user=platform.user)
 
