@@ -75,8 +75,9 @@ def record(model: PreTrainedModel, batches: Iterable[ProbeBatch]) -> dict[str, A
     def listen(name: str) -> Hook:
         def hook(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             inputs, outputs = seen[name]
-            inputs.append((pooling @ given[0].flatten(0, -2).float()).cpu())
-            outputs.append((pooling @ output.flatten(0, -2).float()).cpu())
+            weights = pooling.to(output.device)  # a model on several GPUs has layers elsewhere
+            inputs.append((weights @ given[0].flatten(0, -2).float()).cpu())
+            outputs.append((weights @ output.flatten(0, -2).float()).cpu())
 
         return hook
 

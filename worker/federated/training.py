@@ -356,5 +356,6 @@ def _to_device(micro_batches: Sequence[Batch], device: torch.device) -> list[Bat
 
 
 def _cuda_devices(model: PreTrainedModel) -> list[int]:
-    device = model.device
-    return [device.index or 0] if device.type == "cuda" else []
+    """Every GPU that holds a part of the model: dropout draws on each of them."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return sorted({device.index or 0 for device in devices if device.type == "cuda"})

@@ -112,8 +112,9 @@ class Training:
         over the entries of T, as published; nearly zero for small T.
         """
         params, total = self._params, logits.new_zeros((), dtype=torch.float32)
-        for name, received in self._received.items():
-            middle = self._braid.middle(name)
+        for name, at_start in self._received.items():
+            # A model on several GPUs has layers, and so middles, elsewhere.
+            middle, received = self._braid.middle(name).to(total.device), at_start.to(total.device)
             total = total + params.norm_weight * middle.pow(2).mean()
             if params.anchor == "proximal":
                 total = total + params.anchor_weight / 2 * (middle - received).pow(2).sum()
