@@ -12,6 +12,7 @@ from backend.comparisons import repository
 from backend.comparisons.service import describe, require_comparison
 from backend.comparisons.verdicts import sentence_of
 from backend.contracts.comparisons import (
+    SAME_TRAINING,
     UNTRAINED,
     Accuracies,
     Arm,
@@ -301,8 +302,9 @@ class _Judge:
     has_ended: bool
 
     def over_local_only(self, arm: Arm) -> Interval | None:
-        """Difference to the plain local arm."""
-        local_only = next((other.name for other in self.arms if _is_local(other)), None)
+        """Difference to the local arm, preferably the one that trains as all the others do."""
+        local = sorted(filter(_is_local, self.arms), key=lambda arm: arm.training != SAME_TRAINING)
+        local_only = local[0].name if local else None
         if local_only is None or _is_local(arm):
             return None
         return paired(self._delivered(arm.name), self._delivered(local_only))

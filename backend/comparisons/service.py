@@ -62,7 +62,7 @@ def create_comparison(
             arm=arm.name,
             strategy=arm.strategy.model_dump(mode="json"),
             privacy=arm.privacy.model_dump(mode="json"),
-            training=comparison.training,
+            training=arm.training.applied_to(request.training).model_dump(mode="json"),
             num_rounds=request.num_rounds,
             seed=seed,
             created_by=actor.id,
@@ -255,7 +255,7 @@ def _status(counts: Counter[RunStatus]) -> RunStatus:
 
 
 def _arm(arm: ArmCreate) -> Arm:
-    return Arm(name=arm.name, strategy=arm.strategy, privacy=arm.privacy)
+    return Arm(name=arm.name, strategy=arm.strategy, privacy=arm.privacy, training=arm.training)
 
 
 def _require_compatible(

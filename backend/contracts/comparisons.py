@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Self, get_args
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RunStatus
@@ -27,6 +27,29 @@ Label = Annotated[
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+class ArmTraining(BaseModel):
+    """Where one arm trains differently from the others; everything else is equal for all.
+
+    Only the learning rate may differ, because a baseline is fair at the rate that serves it best,
+    while other settings change how much work an arm may do.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="of AdamW; empty: that of the comparison"
+    )
+
+    def applied_to(self, common: TrainingConfig) -> TrainingConfig:
+        """The comparison's local training with what this arm changes in it."""
+        if self.learning_rate is None:
+            return common
+        return common.model_copy(update={"learning_rate": self.learning_rate})
+
+
+SAME_TRAINING = ArmTraining()
+
+
 class ArmCreate(Request):
     """One strategy of a comparison; a label tells two arms of one strategy apart."""
 
@@ -35,6 +58,7 @@ class ArmCreate(Request):
         None, description="added to the strategy's name; needed where a strategy appears twice"
     )
     privacy: PrivacySettings = NO_PRIVACY
+    training: ArmTraining = SAME_TRAINING
 
     @property
     def name(self) -> str:
@@ -116,6 +140,7 @@ def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
             strategy=arm.strategy.model_copy(update={"control": control}),
             label=control if arm.label is None else f"{arm.label}_{control}",
             privacy=arm.privacy,
+            training=arm.training,
         )
         for control in get_args(field.annotation)
         if control != "none"
@@ -132,6 +157,7 @@ class Arm(Answer):
     name: str
     strategy: Params
     privacy: PrivacySettings = NO_PRIVACY
+    training: ArmTraining = SAME_TRAINING
 
     @property
     def control(self) -> str:

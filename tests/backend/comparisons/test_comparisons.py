@@ -223,6 +223,38 @@ def test_an_arm_may_be_protected_and_a_strategy_that_shares_nothing_may_not(
     assert error["message"].startswith("Arm local_only: ")
 
 
+def test_an_arm_may_train_at_its_own_learning_rate(
+    operator: Caller, federation: dict[str, Any], session: Session, engine: Engine
+) -> None:
+    slow = {"label": "lr_1e_4", "training": {"learning_rate": 1e-4}}
+    comparison = make_comparison(
+        operator,
+        federation,
+        arms=[ARMS[0], ARMS[0] | slow, ARMS[1] | slow],
+        controls=True,
+        seeds=[0],
+        training={"learning_rate": 0.01, "local_steps": 5},
+    )
+    trainings = {arm: run.training for (arm, _), run in runs_of(session, comparison).items()}
+    assert {arm: training["learning_rate"] for arm, training in trainings.items()} == {
+        "local_only": 0.01,
+        "local_only_lr_1e_4": 1e-4,
+        "h2tune_lr_1e_4": 1e-4,
+        "h2tune_lr_1e_4_permuted": 1e-4,
+        "h2tune_lr_1e_4_noise": 1e-4,
+    }
+    assert {training["local_steps"] for training in trainings.values()} == {5}
+    for wrong, field in (
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"local_steps": 3}, "local_steps"),
+    ):
+        body = {"name": "x", "arms": [ARMS[0] | {"training": wrong}], "seeds": [0]}
+        with unchanged(engine):
+            response = operator.post(f"/federations/{federation['id']}/comparisons", body)
+        [error] = problem(response, 422, "invalid")["errors"]
+        assert error["field"] == f"arms.0.training.{field}"
+
+
 # --- starting and turns ------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ def play(
                 ids["a-clinic"]: (0.2, first - 0.1, first),
                 ids["B-clinic"]: (0.4, second - 0.1, second),
             },
-            **COSTS[arm],
+            **COSTS[arm.removesuffix("_lr_1e_3")],
         )
 
 
@@ -130,6 +130,24 @@ def test_differences_are_paired_and_the_verdict_follows(
     assert control["is_control"]
     # .01 -.02 -.02: mean -.01
     assert control["over_local_only"]["mean"] == pytest.approx(-0.01)
+
+
+def test_a_gain_is_measured_against_the_best_of_several_local_arms(
+    operator: Caller, federation: dict[str, Any], session: Session
+) -> None:
+    tuned = ARMS[0] | {"label": "lr_1e_3", "training": {"learning_rate": 1e-3}}
+    arms = [tuned, *ARMS]
+    comparison = make_comparison(operator, federation, arms=arms, seeds=[0, 1, 2])
+    better = {("local_only_lr_1e_3", seed): (0.55, 0.65 + 0.01 * seed) for seed in (0, 1, 2)}
+    play(session, federation, comparison, DELIVERED | better)
+    results = results_of(operator, comparison)
+    assert results["best_local"] == "local_only_lr_1e_3"
+    arm = arm_of(results, "h2tune")
+    # means over clients .60 .605 .61; h2tune .60 .63 .63: differences .0 .025 .02
+    assert arm["gain"]["mean"] == pytest.approx(0.015)
+    assert arm["over_local_only"]["mean"] == pytest.approx(0.10), "the one that trains as h2tune"
+    assert arm["verdict"] == "no gain shown"
+    assert "over local_only_lr_1e_3" in arm["sentence"]
 
 
 def test_fronts_leave_out_controls(operator: Caller, finished: dict[str, Any]) -> None:
