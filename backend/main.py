@@ -10,7 +10,9 @@ from redis.asyncio import ConnectionPool
 
 from backend.account.routes import router as account
 from backend.audit_trail.routes import router as audit
+from backend.auth.tenancy import Guarded
 from backend.base_models.routes import router as base_models
+from backend.clients.routes import registration
 from backend.clients.routes import router as clients
 from backend.comparisons.routes import router as comparisons
 from backend.contracts.common import Problem
@@ -34,22 +36,9 @@ from backend.web.prometheus import RequestMetrics
 from backend.web.rate_limits import RateLimits
 
 PREFIX = "/api/v1"
-_ROUTERS = (
-    sessions,
-    account,
-    users,
-    audit,
-    clients,
-    datasets,
-    base_models,
-    strategies,
-    federations,
-    runs,
-    comparisons,
-    metrics,
-    events,
-    agent,
-)
+_ROUTERS = (sessions, account, users, audit, registration, base_models, strategies, agent)
+_TENANT_ROUTERS = (clients, datasets, federations, runs, comparisons, metrics, events)
+"""What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -88,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)
     for router in _ROUTERS:
         api.include_router(router)
+    for router in _TENANT_ROUTERS:
+        api.include_router(router, dependencies=[Guarded])
     app.include_router(api)
     app.include_router(health)
     app.openapi = _with_problem_schema(app.openapi)  # type: ignore[method-assign]

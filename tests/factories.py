@@ -115,6 +115,7 @@ def make_federation(operator: Caller, *clients: dict[str, Any], **changes: Any) 
     body = {
         "name": f"federation-{new_id()}",
         "client_ids": [client["id"] for client in clients],
+        "visibility": "platform",  # most tests are about something else
         **changes,
     }
     response = operator.post("/federations", body)

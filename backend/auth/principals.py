@@ -15,6 +15,11 @@ _ROLES_OF_SCOPES = {
 }
 
 
+def roles_from(role: Role) -> list[Role]:
+    """A role and all stronger ones."""
+    return [other for other in Role if _RANKS[other] >= _RANKS[role]]
+
+
 def role_within(role: Role, scope: TokenScope | None) -> Role:
     """The weaker of a user's role and what a personal token's scope allows."""
     if scope is None:
@@ -33,6 +38,12 @@ class UserPrincipal:
     token_id: UUID
     address: str | None
     scope: TokenScope | None = None  # of a personal token; None: a session
+    person_role: Role | None = None  # whatever the token's scope; None: as `role`
+
+    @property
+    def sees_everything(self) -> bool:
+        """True for administrators, also where their token only reads."""
+        return (self.person_role or self.role) is Role.ADMINISTRATOR
 
     def has(self, role: Role) -> bool:
         """True when the user may do what `role` may: each role includes the weaker ones."""

@@ -39,7 +39,9 @@ def authenticate(session: Session, secret: str, address: str | None) -> Principa
                 f"User {user.username} is disabled. Ask an administrator.", code="user_disabled"
             )
         role = role_within(user.role, token.scope)
-        principal = UserPrincipal(user.id, user.username, role, token.id, address, token.scope)
+        principal = UserPrincipal(
+            user.id, user.username, role, token.id, address, token.scope, user.role
+        )
         session.commit()
         return principal
     if client is None:

@@ -9,6 +9,7 @@ from backend.audit import record_audit
 from backend.auth.principals import Actor, ClientPrincipal, UserPrincipal
 from backend.auth.secrets import SecretKind, hash_secret, new_secret
 from backend.auth.service import issue_credential
+from backend.auth.tenancy import keys_with
 from backend.base_models.service import resolve_architecture
 from backend.clients import repository
 from backend.contracts.base_models import IMAGE_MODELS
@@ -22,7 +23,7 @@ from backend.contracts.clients import (
 )
 from backend.contracts.common import FieldError, Page
 from backend.contracts.datasets import BUILTIN_TASK_KINDS
-from backend.contracts.enums import Execution, TaskKind
+from backend.contracts.enums import Execution, Role, TaskKind
 from backend.db import models
 from backend.db.conflicts import unique
 from backend.errors import ForbiddenError, InvalidError, NotFoundError
@@ -49,11 +50,13 @@ def create_key(
     return EnrolmentKeyCreated(key=EnrolmentKey.model_validate(key), secret=secret)
 
 
-def list_keys(session: Session, cursor: UUID | None, limit: int) -> Page[EnrolmentKey]:
-    """All enrolment keys, newest first."""
+def list_keys(
+    session: Session, principal: UserPrincipal, cursor: UUID | None, limit: int
+) -> Page[EnrolmentKey]:
+    """All enrolment keys that a user may see, newest first."""
     return fetch_page(
         session,
-        repository.keys_query(),
+        repository.keys_query().where(keys_with(principal, Role.OPERATOR)),
         models.EnrolmentKey.id,
         cursor,
         limit,

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from backend.contracts.enums import RunStatus
@@ -71,9 +71,11 @@ def lock_client(session: Session, client_id: UUID) -> Client | None:
     ).one_or_none()
 
 
-def find_clients(session: Session, client_ids: list[UUID]) -> list[Client]:
-    """Those of the clients that exist."""
-    return list(session.scalars(select(Client).where(Client.id.in_(client_ids))))
+def find_clients(
+    session: Session, client_ids: list[UUID], rule: ColumnElement[bool]
+) -> list[Client]:
+    """Those of the clients that exist and fulfil a condition."""
+    return list(session.scalars(select(Client).where(Client.id.in_(client_ids), rule)))
 
 
 def clients_query() -> Select[Client]:

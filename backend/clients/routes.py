@@ -26,6 +26,7 @@ from backend.web.dependencies import AppSettings, DbSession
 from backend.web.paging import Cursor, Limit
 
 router = APIRouter(tags=["clients"])
+registration = APIRouter(tags=["clients"])  # needs an enrolment key instead of a token
 
 
 @router.post(
@@ -40,10 +41,10 @@ def create_key(
 
 @router.get("/enrolment-keys", summary="All enrolment keys")
 def list_keys(
-    _principal: Operator, session: DbSession, cursor: Cursor = None, limit: Limit = 50
+    principal: Operator, session: DbSession, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[EnrolmentKey]:
-    """All keys without their secrets, newest first."""
-    return enrolment.list_keys(session, cursor, limit)
+    """Your keys without their secrets, newest first; administrators see all."""
+    return enrolment.list_keys(session, principal, cursor, limit)
 
 
 @router.delete(
@@ -56,7 +57,9 @@ def revoke_key(key_id: UUID, principal: Operator, session: DbSession) -> None:
     enrolment.revoke_key(session, key_id, principal)
 
 
-@router.post("/clients/register", status_code=status.HTTP_201_CREATED, summary="Register a client")
+@registration.post(
+    "/clients/register", status_code=status.HTTP_201_CREATED, summary="Register a client"
+)
 def register(
     body: ClientRegister, request: Request, session: DbSession, settings: AppSettings
 ) -> ClientRegistered:
@@ -67,10 +70,10 @@ def register(
 
 @router.get("/clients", summary="All clients")
 def list_clients(
-    _principal: Viewer, session: DbSession, cursor: Cursor = None, limit: Limit = 50
+    principal: Viewer, session: DbSession, cursor: Cursor = None, limit: Limit = 50
 ) -> Page[Client]:
-    """All clients, newest first."""
-    return service.list_clients(session, cursor, limit)
+    """All clients of your federations and those that joined with your keys, newest first."""
+    return service.list_clients(session, principal, cursor, limit)
 
 
 @router.get("/clients/me", summary="The client itself")

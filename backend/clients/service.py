@@ -5,12 +5,14 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from backend.audit import record_audit
-from backend.auth.principals import Actor
+from backend.auth.principals import Actor, UserPrincipal
 from backend.auth.service import issue_credential, revoke_credentials
+from backend.auth.tenancy import clients_with
 from backend.clients import repository
 from backend.contracts.clients import Client, ClientRegistered
 from backend.contracts.common import Page
 from backend.contracts.datasets import UploadedDataset
+from backend.contracts.enums import Role
 from backend.db import models
 from backend.errors import ConflictError, NotFoundError
 from backend.web.paging import fetch_page
@@ -25,16 +27,20 @@ def get_client(session: Session, client_id: UUID) -> Client:
     return Client.model_validate(_existing(repository.find_client(session, client_id), client_id))
 
 
-def find_rows(session: Session, client_ids: list[UUID]) -> list[models.Client]:
-    """Those of the clients that exist, as rows for other features."""
-    return repository.find_clients(session, client_ids)
+def find_operable(
+    session: Session, client_ids: list[UUID], actor: UserPrincipal
+) -> list[models.Client]:
+    """Those of the clients that exist and whose operator this user is, as rows."""
+    return repository.find_clients(session, client_ids, clients_with(actor, Role.OPERATOR))
 
 
-def list_clients(session: Session, cursor: UUID | None, limit: int) -> Page[Client]:
-    """All clients, newest first."""
+def list_clients(
+    session: Session, principal: UserPrincipal, cursor: UUID | None, limit: int
+) -> Page[Client]:
+    """All clients that a user may see, newest first."""
     return fetch_page(
         session,
-        repository.clients_query(),
+        repository.clients_query().where(clients_with(principal, Role.VIEWER)),
         models.Client.id,
         cursor,
         limit,

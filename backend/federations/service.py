@@ -7,10 +7,17 @@ from sqlalchemy.orm import Session
 
 from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
+from backend.auth.tenancy import federations_with
 from backend.clients import service as clients
 from backend.contracts.clients import Client
 from backend.contracts.common import FieldError, Page
-from backend.contracts.federations import Federation, FederationCreate, FederationDetail
+from backend.contracts.enums import Role
+from backend.contracts.federations import (
+    Federation,
+    FederationCreate,
+    FederationDetail,
+    Visibility,
+)
 from backend.db import models
 from backend.db.conflicts import unique
 from backend.errors import InvalidError, NotFoundError
@@ -27,12 +34,13 @@ def create_federation(
         InvalidError: an unknown client, or one whose rank is above the global rank.
         ConflictError: the name is taken.
     """
-    members = _members(session, request.client_ids)
+    members = _members(session, request.client_ids, actor)
     _check_ranks(members, request.global_rank)
     federation = models.Federation(
         name=request.name,
         description=request.description,
         global_rank=request.global_rank,
+        visibility=request.visibility,
         created_by=actor.id,
         clients=members,
     )
@@ -42,6 +50,9 @@ def create_federation(
         "federation_name_taken",
     ):
         session.add(federation)
+    session.add(
+        models.FederationMember(federation_id=federation.id, user_id=actor.id, role=Role.OPERATOR)
+    )
     session.expire(federation, ["clients"])  # to be read again in their usual order
     record_audit(session, actor, "federation.create", federation.id, name=federation.name)
     return get_federation(session, federation.id)
@@ -62,16 +73,40 @@ def get_federation(session: Session, federation_id: UUID) -> FederationDetail:
     )
 
 
-def list_federations(session: Session, cursor: UUID | None, limit: int) -> Page[Federation]:
-    """All federations, newest first."""
+def list_federations(
+    session: Session, principal: UserPrincipal, cursor: UUID | None, limit: int
+) -> Page[Federation]:
+    """All federations that a user may see, newest first."""
     return fetch_page(
         session,
-        repository.counted_query(),
+        repository.counted_query().where(federations_with(principal, Role.VIEWER)),
         models.Federation.id,
         cursor,
         limit,
         _with_counts,
     )
+
+
+def change_visibility(
+    session: Session, federation_id: UUID, visibility: Visibility, actor: UserPrincipal
+) -> FederationDetail:
+    """Opens a federation to the whole platform, or closes it.
+
+    Raises:
+        NotFoundError: no such federation.
+    """
+    federation = get_row(session, federation_id)
+    record_audit(
+        session,
+        actor,
+        "federation.update",
+        federation_id,
+        before={"visibility": federation.visibility},
+        after={"visibility": visibility},
+    )
+    federation.visibility = visibility
+    session.flush()
+    return get_federation(session, federation_id)
 
 
 def get_row(session: Session, federation_id: UUID) -> models.Federation:
@@ -92,15 +127,19 @@ def _with_counts(federation: models.Federation, num_clients: int, num_runs: int)
         name=federation.name,
         description=federation.description,
         global_rank=federation.global_rank,
+        visibility=federation.visibility,
         num_clients=num_clients,
         num_runs=num_runs,
         created_at=federation.created_at,
     )
 
 
-def _members(session: Session, client_ids: Sequence[UUID]) -> list[models.Client]:
+def _members(
+    session: Session, client_ids: Sequence[UUID], actor: UserPrincipal
+) -> list[models.Client]:
     """The clients in the order given; naming one twice is harmless."""
-    by_id = {client.id: client for client in clients.find_rows(session, list(client_ids))}
+    found = clients.find_operable(session, list(client_ids), actor)
+    by_id = {client.id: client for client in found}
     errors = [
         FieldError(
             field=f"client_ids.{index}",

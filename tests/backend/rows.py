@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from backend.contracts.base_models import Architecture, BaseModelRef
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import Execution, Role, RoundKind, RoundStatus, RunStatus, TaskKind
+from backend.contracts.federations import Visibility
 from backend.contracts.strategies import LocalOnlyParams
 from backend.contracts.training import TrainingConfig
 from backend.db.ids import new_id
@@ -89,6 +90,7 @@ def add_run(session: Session, clients: list[Client], status: RunStatus, num_roun
         name=f"federation-{new_id()}",
         description="",
         global_rank=4,
+        visibility=Visibility.PLATFORM,
         created_by=user.id,
         clients=clients,
     )

@@ -9,6 +9,7 @@ from backend.db.models.comparison import Comparison
 from backend.db.models.enrolment_key import EnrolmentKey
 from backend.db.models.event import Event
 from backend.db.models.federation import Federation
+from backend.db.models.federation_member import FederationMember
 from backend.db.models.membership import Membership
 from backend.db.models.metric import Metric
 from backend.db.models.round import Round
@@ -27,6 +28,7 @@ __all__ = [
     "EnrolmentKey",
     "Event",
     "Federation",
+    "FederationMember",
     "Membership",
     "Metric",
     "Round",

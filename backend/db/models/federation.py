@@ -6,7 +6,8 @@ from uuid import UUID
 from sqlalchemy import ForeignKey, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from backend.db.base import Base
+from backend.contracts.federations import Visibility
+from backend.db.base import Base, enum_column
 from backend.db.ids import new_id
 from backend.db.models.client import Client
 
@@ -20,6 +21,9 @@ class Federation(Base):
     name: Mapped[str] = mapped_column(unique=True)
     description: Mapped[str]
     global_rank: Mapped[int]
+    visibility: Mapped[Visibility] = mapped_column(
+        enum_column(Visibility), default=Visibility.MEMBERS, server_default="platform"
+    )
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.models import AuditEntry, Client
-from tests.factories import Caller, make_client, problem, unchanged
+from tests.factories import Caller, make_client, make_federation, problem, unchanged
 
 
 def last_seen(session: Session) -> object:
@@ -18,6 +18,7 @@ def last_seen(session: Session) -> object:
 
 def test_clients_are_listed_newest_first(operator: Caller, viewer: Caller) -> None:
     made = [make_client(operator)[0] for _ in range(3)]
+    make_federation(operator, *made)
     answer = viewer.get("/clients").json()
     assert [client["id"] for client in answer["items"]] == [c["id"] for c in reversed(made)]
 
