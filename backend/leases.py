@@ -14,19 +14,19 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from backend.barrier import LostClient, settle_round
 from backend.contracts.enums import (
     AttemptOutcome,
     EventKind,
     Execution,
-    RoundStatus,
     UpdateStatus,
 )
-from backend.contracts.jobs import CloseRound, Job, RunClientUpdate
+from backend.contracts.jobs import Job, RunClientUpdate
 from backend.contracts.metrics import MetricName
 from backend.db.models import Attempt, Client, ClientUpdate, Round
 from backend.derived_metrics import derived_metrics
 from backend.journal import record_event, record_metrics
-from backend.lifecycle import change_round, change_update, fail_run, lock_run
+from backend.lifecycle import change_update, lock_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ def heartbeat(
 def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
     """Takes a result in; gives the jobs to send after the commit. None: the claim is lost.
 
-    The run's row is locked first, so of two clients that finish together the second sees the
-    first: exactly one of them finds the round complete.
+    A result that comes after its round closed is not taken either, but the run page lists it as
+    late: commit then too.
     """
     lock_run(session, claim.run_id)
     if not change_update(
@@ -151,6 +151,7 @@ def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
         private_sha256=result.private_sha256,
         adapter_sha256=result.adapter_sha256,
     ):
+        _record_late(session, claim)
         return None
     _end_attempt(session, claim, AttemptOutcome.ACCEPTED)
     derived = derived_metrics(session, claim.client_update_id, result.metrics)
@@ -167,37 +168,60 @@ def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
         round_number=claim.round_number,
         metrics={name.value: value for name, value in metrics.items()},
     )
-    return complete_round(session, claim.round_id)
+    return settle_round(session, claim.run_id)
 
 
-def complete_round(session: Session, round_id: UUID) -> list[Job]:
-    """The aggregation job, if all updates of the round are in and nobody sent it before."""
-    missing = session.scalar(
-        select(func.count())
-        .select_from(ClientUpdate)
-        .where(ClientUpdate.round_id == round_id, ClientUpdate.status != UpdateStatus.ACCEPTED)
-    )
-    if missing == 0 and change_round(session, round_id, RoundStatus.AGGREGATING):
-        return [CloseRound(round_id=round_id)]
-    return []
+def fail(session: Session, claim: Claim, reason: str) -> list[Job]:
+    """Ends an attempt that met an error which another try would meet again.
 
-
-def fail(session: Session, claim: Claim, reason: str) -> None:
-    """Ends an attempt that met an error which another try would meet again; so ends the run."""
+    The round goes on without the client if it can, else the run ends. Gives the jobs to send.
+    """
     lock_run(session, claim.run_id)
     if not change_update(
         session, claim.client_update_id, UpdateStatus.FAILED, only_fence=claim.fence, error=reason
     ):
-        return
+        return []
     _end_attempt(session, claim, AttemptOutcome.FAILED, error=reason)
     _record_failed_attempt(session, claim, EventKind.ATTEMPT_FAILED, reason)
-    fail_run(session, claim.run_id, f"{claim.client_name} failed: {reason}")
+    sentence = f"{claim.client_name} failed: {reason}"
+    return settle_round(
+        session, claim.run_id, LostClient(claim.client_id, claim.client_name, sentence)
+    )
+
+
+def abandon(session: Session, client_update_id: UUID, hours: float) -> list[Job]:
+    """Gives up an update for which no agent asked in so many hours; gives the jobs to send."""
+    round_, client = session.execute(
+        select(Round, Client)
+        .join(ClientUpdate, ClientUpdate.round_id == Round.id)
+        .join(Client, ClientUpdate.client_id == Client.id)
+        .where(ClientUpdate.id == client_update_id)
+    ).one()
+    lock_run(session, round_.run_id)
+    reason = f"its agent asked for no work in {hours:g} hours"
+    abandoned = session.scalar(
+        select(ClientUpdate.id).where(
+            ClientUpdate.id == client_update_id,
+            ClientUpdate.status == UpdateStatus.PENDING,
+            ClientUpdate.enqueued_at < func.now() - timedelta(hours=hours),
+        )
+    )
+    if abandoned is None or not change_update(
+        session, client_update_id, UpdateStatus.FAILED, error=reason
+    ):
+        return []
+    sentence = (
+        f"The agent of {client.name} asked for no work in {hours:g} hours. Start it with "
+        "`python -m worker.agent run`, then start a new run."
+    )
+    return settle_round(session, round_.run_id, LostClient(client.id, client.name, sentence))
 
 
 def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[Job]:
     """Gives up an attempt whose lease ran out; gives the job of the next one.
 
-    After `max_attempts` the update fails and with it the run, so that nothing waits for ever.
+    After `max_attempts` the update fails, so that nothing waits for ever: the round goes on
+    without the client if it can, else the run fails.
     """
     row = session.execute(
         select(Round, ClientUpdate.fence, Client)
@@ -241,13 +265,11 @@ def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[
             session, client_update_id, UpdateStatus.FAILED, only_fence=fence, error=reason
         )
         _record_failed_attempt(session, lost, EventKind.ATTEMPT_EXPIRED, reason)
-        fail_run(
-            session,
-            round_.run_id,
+        sentence = (
             f"{client.name} gave no sign of life in {num_lost} attempts at round "
-            f"{round_.round_number}. Look at the worker's log, then start a new run.",
+            f"{round_.round_number}. Look at the worker's log, then start a new run."
         )
-        return []
+        return settle_round(session, round_.run_id, LostClient(client.id, client.name, sentence))
     _wait_again(session, lost)
     _record_failed_attempt(session, lost, EventKind.ATTEMPT_EXPIRED, reason + "; trying again")
     if client.execution is Execution.REMOTE:
@@ -273,6 +295,33 @@ def _wait_again(session: Session, claim: Claim) -> bool:
         stage=None,
         enqueued_at=func.now(),
         lease_expires_at=None,
+    )
+
+
+def _record_late(session: Session, claim: Claim) -> None:
+    """Lists a result that came after its round had closed without it, once."""
+    late = session.scalar(
+        update(ClientUpdate)
+        .where(
+            ClientUpdate.id == claim.client_update_id,
+            ClientUpdate.status == UpdateStatus.DROPPED,
+            ClientUpdate.fence == claim.fence,
+            ClientUpdate.late_at.is_(None),
+        )
+        .values(late_at=func.now())
+        .returning(ClientUpdate.id)
+    )
+    if late is None:
+        return
+    record_event(
+        session,
+        claim.run_id,
+        EventKind.UPDATE_LATE,
+        f"{claim.client_name} finished round {claim.round_number} after it had closed: its update "
+        "is not used.",
+        client_id=claim.client_id,
+        round_number=claim.round_number,
+        attempt=claim.fence,
     )
 
 

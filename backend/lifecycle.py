@@ -33,14 +33,23 @@ ROUND_CHANGES: Mapping[RoundStatus, Set[RoundStatus]] = {
     RoundStatus.AGGREGATING: {RoundStatus.CLOSED, RoundStatus.FAILED, RoundStatus.CANCELLED},
 }
 UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
-    UpdateStatus.PENDING: {UpdateStatus.TRAINING, UpdateStatus.FAILED, UpdateStatus.CANCELLED},
+    UpdateStatus.PENDING: {
+        UpdateStatus.TRAINING,
+        UpdateStatus.FAILED,
+        UpdateStatus.CANCELLED,
+        UpdateStatus.DROPPED,
+    },
     UpdateStatus.TRAINING: {
         UpdateStatus.PENDING,  # its attempt was lost; another one follows
         UpdateStatus.ACCEPTED,
         UpdateStatus.FAILED,
         UpdateStatus.CANCELLED,
+        UpdateStatus.DROPPED,
     },
+    UpdateStatus.ACCEPTED: {UpdateStatus.REFUSED},  # it could not be aggregated
 }
+OPEN_UPDATES = (UpdateStatus.PENDING, UpdateStatus.TRAINING)
+"""A client is at work on these, or will be."""
 
 Status = TypeVar("Status", bound=StrEnum)
 
@@ -96,7 +105,7 @@ def change_update(
     Args:
         only_fence: only if this is still the newest attempt's number.
     """
-    if not UPDATE_CHANGES.get(to):
+    if to not in OPEN_UPDATES:
         values["ended_at"] = func.now()
     condition = [] if only_fence is None else [ClientUpdate.fence == only_fence]
     return _change(
@@ -136,9 +145,8 @@ def _end_open_parts(
         change_round(session, round_id, round_to)
     open_updates = session.scalars(
         select(ClientUpdate.id)
-        .where(
-            ClientUpdate.round_id.in_(open_rounds), ClientUpdate.status.in_(list(UPDATE_CHANGES))
-        )
+        .join(Round, ClientUpdate.round_id == Round.id)
+        .where(Round.run_id == run_id, ClientUpdate.status.in_(OPEN_UPDATES))
         .order_by(ClientUpdate.id)
     ).all()
     for update_id in open_updates:

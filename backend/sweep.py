@@ -12,13 +12,14 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from backend.barrier import notice_deadline
 from backend.contracts.enums import Execution, RoundStatus, RunStatus, UpdateStatus
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.db.session import SessionFactory, create_database_engine, create_session_factory
 from backend.jobs import commit_and_enqueue
-from backend.leases import expire
-from backend.lifecycle import fail_run
+from backend.leases import abandon, expire
+from backend.lifecycle import lock_run
 from backend.settings import Settings
 from backend.turns import take_turns, waiting_comparisons
 
@@ -41,7 +42,8 @@ def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
             jobs = expire(session, client_update_id, settings.max_attempts)
             commit_and_enqueue(session, *jobs)
             sent += len(jobs)
-    _fail_abandoned_runs(session_factory, settings.remote_wait_hours)
+    sent += _end_abandoned(session_factory, settings.remote_wait_hours)
+    sent += _close_overdue(session_factory)
     with session_factory() as session:
         comparisons = waiting_comparisons(session)
     for comparison_id in comparisons:
@@ -99,12 +101,11 @@ def _lost_client_updates(session: Session, patience: timedelta) -> list[Job]:
     return [RunClientUpdate(client_update_id=row.id) for row in rows]
 
 
-def _fail_abandoned_runs(session_factory: SessionFactory, hours: float) -> None:
-    """Ends runs that wait for a remote client whose agent does not come, each by itself."""
+def _end_abandoned(session_factory: SessionFactory, hours: float) -> int:
+    """Gives up updates that wait for an agent that does not come, each by itself."""
     with session_factory() as session:
-        abandoned = session.execute(
-            select(Round.run_id, Client.name)
-            .join(ClientUpdate, ClientUpdate.round_id == Round.id)
+        abandoned = session.scalars(
+            select(ClientUpdate.id)
             .join(Client, ClientUpdate.client_id == Client.id)
             .where(
                 ClientUpdate.status == UpdateStatus.PENDING,
@@ -112,15 +113,36 @@ def _fail_abandoned_runs(session_factory: SessionFactory, hours: float) -> None:
                 ClientUpdate.enqueued_at < func.now() - timedelta(hours=hours),
             )
         ).all()
-    for run_id, name in abandoned:
+    sent = 0
+    for client_update_id in abandoned:
         with session_factory() as session:
-            fail_run(
-                session,
-                run_id,
-                f"The agent of {name} asked for no work in {hours:g} hours. Start it with "
-                "`python -m worker.agent run`, then start a new run.",
+            jobs = abandon(session, client_update_id, hours)
+            commit_and_enqueue(session, *jobs)
+            sent += len(jobs)
+    return sent
+
+
+def _close_overdue(session_factory: SessionFactory) -> int:
+    """Looks at the deadlines of rounds, each by itself; the database's clock decides."""
+    with session_factory() as session:
+        overdue = session.execute(
+            select(Round.id, Round.run_id)
+            .join(Run, Round.run_id == Run.id)
+            .where(
+                Run.status == RunStatus.RUNNING,
+                Round.status == RoundStatus.OPEN,
+                Round.deadline_at < func.now(),
+                ~Round.is_overdue,
             )
-            session.commit()
+        ).all()
+    sent = 0
+    for round_id, run_id in overdue:
+        with session_factory() as session:
+            lock_run(session, run_id)
+            jobs = notice_deadline(session, round_id)
+            commit_and_enqueue(session, *jobs)
+            sent += len(jobs)
+    return sent
 
 
 def _lost_aggregations(session: Session, patience: timedelta) -> list[Job]:

@@ -77,6 +77,7 @@ class ActiveAttempt:
         with self._platform.session_factory() as session:
             jobs = leases.accept(session, self._claim, result)
             if jobs is None:
+                session.commit()  # a result that came too late is listed
                 raise LeaseLostError
             commit_and_enqueue(session, *jobs)
 
@@ -108,8 +109,8 @@ class ActiveAttempt:
 
     def _fail(self, error: Exception) -> None:
         with self._platform.session_factory() as session:
-            leases.fail(session, self._claim, describe_failure(error))
-            session.commit()
+            jobs = leases.fail(session, self._claim, describe_failure(error))
+            commit_and_enqueue(session, *jobs)
 
     def _keep_alive(self) -> None:
         recorded_step = -1

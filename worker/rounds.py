@@ -6,21 +6,24 @@ die at any line: what it did not commit is done again by the next delivery, with
 """
 
 import logging
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
 from pydantic import TypeAdapter
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from backend import leases
-from backend.contracts.base_models import BaseModelRef
+from backend.barrier import (
+    LostClient,
+    busy_clients,
+    end_carried_updates,
+    refuse_update,
+    settle_round,
+)
 from backend.contracts.datasets import BuiltinDataset, DatasetRef, UploadedDataset
 from backend.contracts.enums import (
     EventKind,
@@ -29,29 +32,23 @@ from backend.contracts.enums import (
     RoundStatus,
     RunStatus,
 )
-from backend.contracts.jobs import OpenRound, RunClientUpdate
-from backend.contracts.privacy import PrivacySettings
+from backend.contracts.jobs import Job, OpenRound, RunClientUpdate
 from backend.contracts.strategies import Params
-from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
-from backend.leases import Claim, Result
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.checkpoints import CheckpointFile, remove_abandoned
-from worker.devices import training_device, weights_dtype
+from worker.client_work import deliver, load_work, strategy_of, train
 from worker.federated import types
 from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
-from worker.federated.objectives.loading import load_for_task
-from worker.federated.privacy.private import unpredictable_key, with_noise
-from worker.federated.strategies.registry import build_strategy
-from worker.federated.strategy import Strategy
-from worker.federated.tasks.loading import load_dataset, open_pictures
+from worker.opening import Opening, plan_opening
 from worker.platform import Platform
-from worker.specs import describe_client, describe_federation
+from worker.round_updates import RoundUpdates
+from worker.specs import describe_federation
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +93,8 @@ def open_round(platform: Platform, run_id: UUID) -> None:
         run = session.get_one(Run, run_id)
         clients = list(run.federation.clients)
         global_rank = run.federation.global_rank
-        is_busy = session.scalar(
+        busy = busy_clients(session, run_id)
+        is_open = session.scalar(
             select(func.count())
             .select_from(Round)
             .where(
@@ -104,19 +102,15 @@ def open_round(platform: Platform, run_id: UUID) -> None:
                 Round.status.in_([RoundStatus.OPEN, RoundStatus.AGGREGATING]),
             )
         )
-    if is_busy or run.status not in {RunStatus.QUEUED, RunStatus.RUNNING}:
+    if is_open or run.status not in {RunStatus.QUEUED, RunStatus.RUNNING}:
         return
     with _RunGuard(platform, run_id):
         federation = describe_federation(clients, global_rank)
-        _open(platform, run, clients, federation)
+        _open(platform, run, plan_opening(run, clients, busy), federation)
 
 
-def _open(
-    platform: Platform, run: Run, clients: list[Client], federation: types.FederationSpec
-) -> None:
-    round_number = run.round_number + 1
-    kind = RoundKind.DELIVER if round_number > run.num_rounds else RoundKind.TRAIN
-    strategy = _strategy_of(run)
+def _open(platform: Platform, run: Run, opening: Opening, federation: types.FederationSpec) -> None:
+    strategy = strategy_of(run)
     if run.state_sha256 is None:
         refusals = strategy.check(federation)
         if refusals:
@@ -127,57 +121,55 @@ def _open(
         state = artifacts.load_state(platform, run.state_sha256)
         state_sha256 = run.state_sha256
     plans = strategy.configure_round(
-        state, federation, round_number, deliver=kind is RoundKind.DELIVER
+        state, federation, opening.number, deliver=opening.kind is RoundKind.DELIVER
     )
-    blobs = {client_id: artifacts.save_plan(platform, plan) for client_id, plan in plans.items()}
-
+    blobs = {
+        client.id: artifacts.save_plan(platform, plans[str(client.id)])
+        for client in opening.clients
+    }
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
         if current.round_number != run.round_number or current.status.is_terminal:
             return  # somebody else opened it, or the run has ended
         if change_run(session, run.id, RunStatus.RUNNING):
             record_event(session, run.id, EventKind.RUN_STARTED, "The run started.")
-        current.round_number = round_number
+        current.round_number = opening.number
         current.state_sha256 = state_sha256
-        round_ = Round(run_id=run.id, round_number=round_number, kind=kind)
+        if opening.kind is RoundKind.DELIVER:
+            end_carried_updates(session, run.id)
+        round_ = Round(
+            run_id=run.id,
+            round_number=opening.number,
+            kind=opening.kind,
+            quorum=opening.quorum,
+            deadline_at=None if opening.deadline is None else func.now() + opening.deadline,
+        )
         session.add(round_)
         session.flush()
         updates = [
             ClientUpdate(
                 round_id=round_.id,
                 client_id=client.id,
-                plan_sha256=blobs[str(client.id)],
+                plan_sha256=blobs[client.id],
                 enqueued_at=func.now(),
             )
-            for client in clients
+            for client in opening.clients
         ]
         session.add_all(updates)
-        what = "Delivery" if kind is RoundKind.DELIVER else f"Round {round_number}"
         record_event(
             session,
             run.id,
             EventKind.ROUND_OPENED,
-            f"{what} opened for {len(clients)} clients.",
-            round_number=round_number,
+            opening.sentence(),
+            round_number=opening.number,
         )
         session.flush()
-        jobs = [
+        jobs: list[Job] = [
             RunClientUpdate(client_update_id=update.id)
-            for update, client in zip(updates, clients, strict=True)
+            for update, client in zip(updates, opening.clients, strict=True)
             if client.execution is Execution.MANAGED
         ]
-        commit_and_enqueue(session, *jobs)
-
-
-def _strategy_of(run: Run) -> Strategy:
-    """The run's strategy, with noise where its settings ask for it.
-
-    The noise of a managed client comes from the worker's secure source. An attempt that got lost
-    may leave a blob with other noise, which nobody but the operator could find, who has the data.
-    """
-    params = _PARAMS.validate_python(run.strategy)
-    noise = PrivacySettings.model_validate(run.privacy).differential_privacy
-    return with_noise(build_strategy(params), params, noise, unpredictable_key)
+        commit_and_enqueue(session, *jobs, *settle_round(session, run.id))
 
 
 def run_client_update(
@@ -203,86 +195,13 @@ def run_client_update(
     remove_abandoned(platform.settings)
     checkpoint = CheckpointFile(platform.settings, client_update_id)
     with ActiveAttempt(platform, claim, is_stopping) as attempt:
-        work = _load_work(platform, claim, attempt, checkpoint)
+        work = load_work(platform, claim, attempt, checkpoint)
         if work.plan.kind is RoundKind.DELIVER:
-            result = _deliver(platform, work)
+            result = deliver(platform, work)
         else:
-            result = _train(platform, work)
+            result = train(platform, work)
         attempt.finish(result)
         checkpoint.remove()
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """Everything that one client update computes from."""
-
-    strategy: Strategy
-    plan: types.ClientPlan
-    client: types.LocalClient
-
-
-def _load_work(
-    platform: Platform, claim: Claim, attempt: ActiveAttempt, checkpoint: CheckpointFile
-) -> _Work:
-    with platform.session_factory() as session:
-        run = session.get_one(Run, claim.run_id)
-        row = session.get_one(Client, claim.client_id)
-        plan_sha256 = session.get_one(ClientUpdate, claim.client_update_id).plan_sha256
-        private_sha256 = session.scalar(
-            select(ClientUpdate.private_sha256)
-            .join(Round, ClientUpdate.round_id == Round.id)
-            .where(
-                Round.run_id == run.id,
-                Round.round_number == claim.round_number - 1,
-                ClientUpdate.client_id == claim.client_id,
-            )
-        )
-    if row.dataset is None:
-        raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
-    training = TrainingConfig.model_validate(run.training)
-    dataset = _DATASET.validate_python(row.dataset)
-    open_blob = partial(artifacts.open_dataset, platform)
-    data = load_dataset(dataset, row.task, open_blob)
-    device = training_device()
-    model, objective = load_for_task(
-        BaseModelRef.model_validate(row.base_model),
-        data,
-        training,
-        device=device,
-        dtype=weights_dtype(training.precision, device),
-        image_folder=open_pictures(dataset, open_blob),
-    )
-    private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
-    return _Work(
-        strategy=_strategy_of(run),
-        plan=artifacts.load_plan(platform, plan_sha256),
-        client=types.LocalClient(
-            spec=describe_client(row),
-            model=model,
-            objective=objective,
-            data=data,
-            training=training,
-            private=private,
-            on_progress=attempt.report,
-            checkpointing=checkpoint.checkpointing(),
-        ),
-    )
-
-
-def _train(platform: Platform, work: _Work) -> Result:
-    update = work.strategy.train_client(work.plan, work.client)
-    return Result(
-        metrics=update.metrics,
-        shared_sha256=artifacts.save_update(platform, update),
-        private_sha256=artifacts.save_private(platform, update.private),
-    )
-
-
-def _deliver(platform: Platform, work: _Work) -> Result:
-    with tempfile.TemporaryDirectory(prefix="fedbraid-") as name:
-        folder = Path(name)
-        metrics = work.strategy.deliver_client(work.plan, work.client, folder)
-        return Result(metrics=metrics, adapter_sha256=artifacts.save_adapter(platform, folder))
 
 
 def close_round(platform: Platform, round_id: UUID) -> None:
@@ -309,9 +228,9 @@ def _aggregate(
 ) -> None:
     if run.state_sha256 is None:
         raise RetryableJobError(f"run {run.id} has no state yet")
-    strategy = _strategy_of(run)
+    strategy = strategy_of(run)
     state = artifacts.load_state(platform, run.state_sha256)
-    updates = _Updates(platform, round_, federation)
+    updates = RoundUpdates(platform, round_, federation)
     start = time.monotonic()
     try:
         state, report = strategy.aggregate(state, federation, updates)
@@ -320,6 +239,9 @@ def _aggregate(
         return
     state_sha256 = artifacts.save_state(platform, state)
     values = {**report.values, "seconds_aggregate": time.monotonic() - start}
+    stale = [age for age in updates.staleness if age > 0]
+    if stale:
+        values |= {"stale_updates": float(len(stale)), "largest_staleness": float(max(stale))}
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
         if not change_round(session, round_.id, RoundStatus.CLOSED, report=values):
@@ -340,10 +262,12 @@ def _aggregate(
 def _refuse(
     platform: Platform, round_: Round, sender: types.ClientSpec | None, reason: str
 ) -> None:
-    """Ends the run over an update that cannot be aggregated, and shows whose it is."""
+    """Goes on without an update that cannot be aggregated, or ends the run; shows whose it is."""
     if sender is not None:
         reason = f"The update of {sender.name} in round {round_.round_number} was refused: {reason}"
     with platform.session_factory() as session:
+        if lock_run(session, round_.run_id).status.is_terminal:
+            return
         record_event(
             session,
             round_.run_id,
@@ -352,8 +276,12 @@ def _refuse(
             client_id=None if sender is None else UUID(sender.client_id),
             round_number=round_.round_number,
         )
-        if fail_run(session, round_.run_id, reason):
+        if sender is None:
+            fail_run(session, round_.run_id, reason)
             session.commit()
+            return
+        lost = LostClient(UUID(sender.client_id), sender.name, reason)
+        commit_and_enqueue(session, *refuse_update(session, round_, lost))
 
 
 def _complete(platform: Platform, run: Run, round_: Round) -> None:
@@ -366,35 +294,19 @@ def _complete(platform: Platform, run: Run, round_: Round) -> None:
                 session,
                 run.id,
                 EventKind.RUN_COMPLETED,
-                f"Completed after {run.num_rounds} rounds; every client's adapter is ready.",
+                f"Completed after {round_.round_number - 1} rounds; "
+                f"{_adapters_text(session, round_.id)}",
             )
         session.commit()
 
 
-class _Updates:
-    """Updates one at a time, in order of client id: memory does not grow with their number.
-
-    `current` is whose update was given last, for messages about what is wrong with it.
-    """
-
-    def __init__(self, platform: Platform, round_: Round, federation: types.FederationSpec) -> None:
-        self._platform = platform
-        self._round = round_
-        self._federation = federation
-        self.current: types.ClientSpec | None = None
-
-    def __iter__(self) -> Iterator[types.ClientUpdate]:
-        with self._platform.session_factory() as session:
-            rows = session.execute(
-                select(ClientUpdate.client_id, ClientUpdate.shared_sha256).where(
-                    ClientUpdate.round_id == self._round.id
-                )
-            ).all()
-        blobs = {str(client_id): sha256 for client_id, sha256 in rows}
-        for spec in self._federation.clients:
-            self.current = spec
-            sha256 = blobs[spec.client_id]
-            if sha256 is None:
-                raise RetryableJobError(f"the update of {spec.name} is not stored")
-            yield artifacts.load_update(self._platform, sha256, spec, self._round.round_number)
-        self.current = None
+def _adapters_text(session: Session, round_id: UUID) -> str:
+    missing = session.scalars(
+        select(Client.name)
+        .join(ClientUpdate, ClientUpdate.client_id == Client.id)
+        .where(ClientUpdate.round_id == round_id, ClientUpdate.adapter_sha256.is_(None))
+        .order_by(Client.name)
+    ).all()
+    if not missing:
+        return "every client's adapter is ready."
+    return f"the adapters are ready, except of {', '.join(missing)}."

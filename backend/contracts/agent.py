@@ -21,6 +21,9 @@ SHARED_MEDIA_TYPE = "application/vnd.safetensors"
 LEASE_LOST = "lease_lost"
 """Code of the 409 that says: this attempt counts no more, drop it and ask for work again."""
 
+UPDATE_LATE = "update_late"
+"""Code of the 409 that says: the round closed without this update; drop it and ask for work."""
+
 MAX_STEPS = 2**31 - 1
 MAX_FENCE = 2**31 - 1
 
@@ -48,6 +51,9 @@ class Work(Answer):
     round_number: int
     num_rounds: int = Field(description="training rounds of the run")
     kind: RoundKind
+    kept_round_number: int = Field(
+        0, description="the client's last accepted round, whose private state it goes on from"
+    )
     strategy: Params
     training: TrainingConfig
     privacy: PrivacySettings = NO_PRIVACY

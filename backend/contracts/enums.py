@@ -69,6 +69,8 @@ class UpdateStatus(StrEnum):
     ACCEPTED = "accepted"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    DROPPED = "dropped"  # its round closed without it
+    REFUSED = "refused"  # it came, but could not be aggregated
 
 
 class AttemptOutcome(StrEnum):
@@ -96,6 +98,9 @@ class EventKind(StrEnum):
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_EXPIRED = "attempt_expired"
     ATTEMPT_FAILED = "attempt_failed"
+    DEADLINE_PASSED = "deadline_passed"  # of a round
+    CLIENT_LEFT_OUT = "client_left_out"  # the round goes on without it
     UPDATE_ACCEPTED = "update_accepted"
     UPDATE_REFUSED = "update_refused"
+    UPDATE_LATE = "update_late"  # it came after its round had closed
     ADAPTER_READY = "adapter_ready"

@@ -16,6 +16,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.round_policy import EVERYBODY, RoundPolicy
 from backend.contracts.strategies import Params, title_of
 from backend.contracts.training import TrainingConfig
 
@@ -41,6 +42,7 @@ class RunCreate(Request):
     seed: int = Field(0, ge=0, lt=2**31)
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacySettings = NO_PRIVACY
+    round_policy: RoundPolicy = EVERYBODY
 
 
 class Run(Answer):
@@ -53,6 +55,7 @@ class Run(Answer):
     seed: int
     training: TrainingConfig
     privacy: PrivacySettings = NO_PRIVACY
+    round_policy: RoundPolicy = EVERYBODY
     status: RunStatus
     round_number: int = Field(description="the current round; 0 before the first")
     error: str | None = Field(description="why the run failed, for people")
@@ -85,6 +88,12 @@ class ClientUpdate(Answer):
     error: str | None
     started_at: datetime | None
     ended_at: datetime | None
+    aggregated_in: int | None = Field(
+        None, description="number of the round whose aggregation used it; later than its own: stale"
+    )
+    late_at: datetime | None = Field(
+        None, description="when its result came too late to be used in any round"
+    )
 
 
 class Round(Answer):
@@ -95,6 +104,8 @@ class Round(Answer):
     status: RoundStatus
     opened_at: datetime
     closed_at: datetime | None
+    quorum: int | None = Field(None, description="updates that it needs; empty: of all its clients")
+    deadline_at: datetime | None = None
     report: dict[str, float]
     client_updates: list[ClientUpdate]
 

@@ -56,6 +56,8 @@ def _rounds(session: Session, run_id: UUID, from_round: int) -> list[Round]:
             status=row.status,
             opened_at=row.opened_at,
             closed_at=row.closed_at,
+            quorum=row.quorum,
+            deadline_at=row.deadline_at,
             report=row.report,
             client_updates=updates[row.id],
         )
@@ -76,4 +78,6 @@ def _client_update(update: models.ClientUpdate) -> ClientUpdate:
         error=update.error,
         started_at=update.started_at,
         ended_at=update.ended_at,
+        aggregated_in=update.aggregated_in,
+        late_at=update.late_at,
     )

@@ -14,6 +14,7 @@ from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
 from backend.contracts.privacy import PrivacySettings, platform_refusals
+from backend.contracts.round_policy import policy_refusals
 from backend.contracts.runs import Adapter, Run, RunCreate
 from backend.contracts.strategies import Params, title_of
 from backend.db import models
@@ -50,16 +51,18 @@ def create_run(
     Raises:
         NotFoundError: no such federation.
         InvalidError: the strategy cannot serve a member together with the others, or cannot be
-            protected as asked.
+            protected as asked, or its rounds could never close.
     """
     federation = federations.get_row(session, federation_id)
     require_compatible(request.strategy, federation.clients)
     require_protectable(request.strategy, request.privacy)
+    require_possible(request, len(federation.clients))
     run = models.Run(
         federation_id=federation.id,
         strategy=request.strategy.model_dump(mode="json"),
         training=request.training.model_dump(mode="json"),
         privacy=request.privacy.model_dump(mode="json"),
+        round_policy=request.round_policy.model_dump(mode="json"),
         num_rounds=request.num_rounds,
         seed=request.seed,
         created_by=actor.id,
@@ -115,6 +118,25 @@ def require_protectable(strategy: Params, privacy: PrivacySettings) -> None:
             FieldError(field=f"privacy.{field}", message=reason)
             for field, reasons in found.items()
             for reason in reasons
+        ],
+    )
+
+
+def require_possible(request: RunCreate, num_members: int) -> None:
+    """Refuses a round policy by which no round of so many members could close.
+
+    Raises:
+        InvalidError: one sentence a field, each with the remedy.
+    """
+    found = policy_refusals(request.strategy, request.round_policy, num_members)
+    if not found:
+        return
+    raise InvalidError(
+        " ".join(found.values()),
+        code="round_policy_impossible",
+        errors=[
+            FieldError(field=f"round_policy.{field}", message=reason)
+            for field, reason in found.items()
         ],
     )
 

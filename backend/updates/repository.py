@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from backend.contracts.enums import EventKind, Execution, RoundStatus, RunStatus, UpdateStatus
+from backend.contracts.enums import EventKind, Execution, RoundKind, RunStatus, UpdateStatus
 from backend.db.models import Blob, Client, ClientUpdate, Event, Round, Run
 
 
@@ -33,7 +33,6 @@ def find_waiting(session: Session, client_id: UUID) -> UUID | None:
         .where(
             ClientUpdate.client_id == client_id,
             ClientUpdate.status == UpdateStatus.PENDING,
-            Round.status == RoundStatus.OPEN,
             Run.status == RunStatus.RUNNING,
         )
         .order_by(Round.opened_at, ClientUpdate.id)
@@ -55,6 +54,22 @@ def find_own(session: Session, client_id: UUID, update_id: UUID) -> OwnUpdate | 
         .execution_options(populate_existing=True)
     ).first()
     return None if row is None else OwnUpdate(*row)
+
+
+def find_kept_round(session: Session, own: OwnUpdate) -> int:
+    """Number of the round whose private state the client goes on from; 0 before its first."""
+    number = session.scalar(
+        select(func.max(Round.round_number))
+        .join(ClientUpdate, ClientUpdate.round_id == Round.id)
+        .where(
+            Round.run_id == own.round.run_id,
+            Round.kind == RoundKind.TRAIN,
+            Round.round_number < own.round.round_number,
+            ClientUpdate.client_id == own.client.id,
+            ClientUpdate.status == UpdateStatus.ACCEPTED,
+        )
+    )
+    return number or 0
 
 
 def find_run(session: Session, run_id: UUID) -> Run:

@@ -15,6 +15,7 @@ from backend.auth.principals import ClientPrincipal
 from backend.contracts.agent import (
     LEASE_LOST,
     SHARED_MEDIA_TYPE,
+    UPDATE_LATE,
     AgentResult,
     Heartbeat,
     Lease,
@@ -70,6 +71,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
             round_number=claim.round_number,
             num_rounds=run.num_rounds,
             kind=own.round.kind,
+            kept_round_number=repository.find_kept_round(session, own),
             strategy=_PARAMS.validate_python(run.strategy),
             training=TrainingConfig.model_validate(run.training),
             privacy=PrivacySettings.model_validate(run.privacy),
@@ -200,7 +202,8 @@ def finish(
     own = _own(session, client, update_id)
     if _is_repeated(own, result):
         return ResultReceipt(is_repeated=True)
-    _record_refusal(session, own, result.fence)
+    if own.update.status is not UpdateStatus.DROPPED:  # that is listed as late
+        _record_refusal(session, own, result.fence)
     session.commit()  # the event stays although the request is refused
     raise _lease_lost(own, result.fence)
 
@@ -208,7 +211,9 @@ def finish(
 def fail(
     session: Session, client: ClientPrincipal, update_id: UUID, fence: int, reason: str
 ) -> None:
-    """Ends an attempt that the client cannot do, and the run with it.
+    """Ends an attempt that the client cannot do; commits, and then what follows leaves.
+
+    The round goes on without the client if the run's policy allows, else the run fails.
 
     Raises:
         NotFoundError: no such update of this client.
@@ -219,7 +224,7 @@ def fail(
         return  # told twice
     if not _is_held(own, fence):
         raise _lease_lost(own, fence)
-    leases.fail(session, _claim(own, fence), reason)
+    commit_and_enqueue(session, *leases.fail(session, _claim(own, fence), reason))
 
 
 def release(session: Session, client: ClientPrincipal, update_id: UUID, fence: int) -> None:
@@ -299,6 +304,12 @@ def _record_refusal(session: Session, own: OwnUpdate, fence: int) -> None:
 
 
 def _lease_lost(own: OwnUpdate, fence: int) -> ConflictError:
+    if own.update.status is UpdateStatus.DROPPED:
+        return ConflictError(
+            f"Round {own.round.round_number} closed without {own.client.name}, which was too late: "
+            "its update is not used. Drop it and ask for work again with POST /api/v1/agent/lease.",
+            code=UPDATE_LATE,
+        )
     return ConflictError(
         f"Attempt {fence} at round {own.round.round_number} counts no more: the update is "
         f"{own.update.status.value} and its newest attempt is {own.update.fence}. Drop it and ask "

@@ -27,6 +27,8 @@ UPDATE_WORDS: dict[UpdateStatus, str] = {
     UpdateStatus.ACCEPTED: "done",
     UpdateStatus.FAILED: "failed",
     UpdateStatus.CANCELLED: "cancelled",
+    UpdateStatus.DROPPED: "too late",
+    UpdateStatus.REFUSED: "refused",
 }
 
 TASK_WORDS: dict[TaskKind, str] = {
@@ -47,6 +49,9 @@ EVENT_MARKS: dict[EventKind, str] = {
     EventKind.ATTEMPT_FAILED: "▲",
     EventKind.ATTEMPT_EXPIRED: "▲",
     EventKind.UPDATE_REFUSED: "▲",
+    EventKind.UPDATE_LATE: "▲",
+    EventKind.CLIENT_LEFT_OUT: "▲",
+    EventKind.DEADLINE_PASSED: "▲",
     EventKind.RUN_COMPLETED: "✔",
     EventKind.ADAPTER_READY: "⬇",
 }

@@ -7,6 +7,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.api_client.errors import ApiError
+from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import StrategyInfo, StrategyName
 from backend.contracts.training import TrainingConfig
@@ -45,6 +46,17 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         training = schema_form(
             TrainingConfig.model_json_schema(), f"{key}.training", training_errors
         )
+    round_errors = errors_below("round_policy", None, errors)
+    with st.expander("Rounds", expanded=bool(round_errors)):
+        st.caption(
+            "By default everybody takes part in every round, and a round waits for all. Here some "
+            "clients may be fewer, late or fail without ending the run."
+        )
+        round_policy = schema_form(
+            RoundPolicy.model_json_schema(), f"{key}.round_policy", round_errors
+        )
+        if "" in round_errors:
+            st.caption(f":red[:material/error: {escape(round_errors[''])}]")
     chosen = {"name": strategy.name, **params}
     privacy = privacy_form(chosen, num_rounds, key, errors_below("privacy", None, errors))
     return {
@@ -53,6 +65,7 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         "seed": seed,
         "training": training,
         "privacy": privacy,
+        "round_policy": round_policy,
     }
 
 

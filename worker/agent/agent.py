@@ -86,7 +86,7 @@ class Agent:
             work.fence,
         )
         with LeasedAttempt(self.api, work, self.stop) as attempt:
-            self.store.forget_before(work.run_id, work.round_number - 1)
+            self.store.forget_before(work.run_id, work.kept_round_number)
             done = self.store.load_done(work)
             if done is None:
                 done = self._compute(work, attempt)
@@ -171,13 +171,13 @@ class Agent:
         )
 
     def _private(self, work: Work) -> Tensors | None:
-        """What the round before left here; a client that lost it cannot go on as if it had not."""
-        if work.round_number == 1:
+        """What its last accepted round left here; without that it cannot go on as if it had it."""
+        if work.kept_round_number == 0:
             return None
-        private = self.store.load_private(work.run_id, work.round_number - 1)
+        private = self.store.load_private(work.run_id, work.kept_round_number)
         if private is None:
             raise StateMissingError(
-                f"What {self.spec.name} kept of round {work.round_number - 1} is not in its "
+                f"What {self.spec.name} kept of round {work.kept_round_number} is not in its "
                 "agent's state folder. Start the agent with the --state folder of that round, then "
                 "start a new run."
             )

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from backend.api_client import ApiClient, ApiClientError, ApiError
-from backend.contracts.agent import LEASE_LOST, AgentFailure, Heartbeat, Work
+from backend.contracts.agent import LEASE_LOST, UPDATE_LATE, AgentFailure, Heartbeat, Work
 from worker.agent.errors import (
     AgentStoppingError,
     LeaseLostError,
@@ -32,7 +32,8 @@ class LeasedAttempt:
     else took the update over meanwhile, the next heartbeat finds the lease as it was. On the way
     out:
 
-    - a named error of the core is reported, which ends the run; the agent goes on. Only messages
+    - a named error of the core is reported: the platform goes on without this client or ends the
+      run, and the agent goes on. Only messages
       that cannot quote a row or a path leave this machine in full;
     - a lost lease ends quietly, and a stopping agent gives its update back;
     - anything else is a bug: it is reported without details, and ends the agent.
@@ -73,7 +74,7 @@ class LeasedAttempt:
     ) -> bool:
         self._done.set()
         self._thread.join()
-        if isinstance(error, ApiError) and error.code == LEASE_LOST:
+        if isinstance(error, ApiError) and error.code in {LEASE_LOST, UPDATE_LATE}:
             error = LeaseLostError()
         match error:
             case LeaseLostError():

@@ -39,6 +39,8 @@ class ClientUpdate(Base):
     shared_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     private_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     adapter_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    aggregated_in: Mapped[int | None]  # number of the round that used it
+    late_at: Mapped[datetime | None]  # when its result came too late for any round
     error: Mapped[str | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

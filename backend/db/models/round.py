@@ -30,5 +30,8 @@ class Round(Base):
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
     enqueued_at: Mapped[datetime | None]  # when its aggregation job left
     closed_at: Mapped[datetime | None]
+    quorum: Mapped[int | None]  # updates that it needs; null: of all its clients
+    deadline_at: Mapped[datetime | None]
+    is_overdue: Mapped[bool] = mapped_column(default=False, server_default="false")  # sweep saw it
 
     run: Mapped[Run] = relationship()

@@ -24,6 +24,7 @@ class Run(Base):
     strategy: Mapped[dict[str, Any]]  # contracts.strategies.Params
     training: Mapped[dict[str, Any]]  # contracts.training.TrainingConfig
     privacy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    round_policy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     num_rounds: Mapped[int]
     seed: Mapped[int]
     status: Mapped[RunStatus] = mapped_column(

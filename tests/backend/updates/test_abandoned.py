@@ -47,4 +47,4 @@ def test_a_run_does_not_wait_for_ever_for_an_agent(
     assert run.status is RunStatus.FAILED
     assert run.error is not None
     assert run.error.startswith(f"The agent of {name} asked for no work in 2 hours.")
-    assert session.get_one(ClientUpdate, rows.update_ids[0]).status is UpdateStatus.CANCELLED
+    assert session.get_one(ClientUpdate, rows.update_ids[0]).status is UpdateStatus.FAILED

@@ -1,0 +1,50 @@
+"""Which round comes next in a run, who takes part in it, and how many of them are enough."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from backend.contracts.enums import RoundKind
+from backend.contracts.round_policy import RoundPolicy
+from backend.db.models import Client, Run
+from worker.federated.participation import draw_clients
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The round that is about to open."""
+
+    number: int
+    kind: RoundKind
+    clients: list[Client]  # who takes part
+    num_members: int
+    quorum: int
+    deadline: timedelta | None
+
+    def sentence(self) -> str:
+        """For the run page."""
+        what = "Delivery" if self.kind is RoundKind.DELIVER else f"Round {self.number}"
+        some = len(self.clients)
+        among = "" if some == self.num_members else f" of {self.num_members}"
+        return f"{what} opened for {some}{among} clients."
+
+
+def plan_opening(run: Run, members: list[Client], busy: set[UUID]) -> Opening:
+    """Who takes part in the next round: not whoever is still busy with an earlier one."""
+    number = run.round_number + 1
+    policy = RoundPolicy.model_validate(run.round_policy)
+    if number > run.num_rounds:
+        quorum = policy.quorum(len(members))
+        return Opening(number, RoundKind.DELIVER, members, len(members), quorum, None)
+    num_at_work = policy.num_participants(len(members))
+    free = {str(client.id): client for client in members if client.id not in busy}
+    drawn = draw_clients(free, max(0, num_at_work - len(busy)), run.seed, number)
+    seconds = policy.deadline_seconds
+    return Opening(
+        number=number,
+        kind=RoundKind.TRAIN,
+        clients=[free[client_id] for client_id in drawn],
+        num_members=len(members),
+        quorum=policy.quorum(num_at_work),
+        deadline=None if seconds is None else timedelta(seconds=seconds),
+    )
