@@ -168,7 +168,12 @@ def _h2tune_refusals(params: H2TuneParams, protection: str) -> list[str]:
             f"With {protection}, h2tune must not choose codes by a client's own loss, because the "
             "choice is sent as it is: set `code_selection` to `leading`."
         )
-    if protection == "differential privacy" and params.aggregation != "delta":
+    if params.aggregation == "relevance":
+        found.append(
+            f"Aggregation `relevance` compares single clients, so {protection} is not offered with "
+            "it: set `aggregation` to `delta`."
+        )
+    elif protection == "differential privacy" and params.aggregation != "delta":
         found.append(
             f"With aggregation `{params.aggregation}` a client sends whole matrices, of which "
             "there is no small change to clip: set `aggregation` to `delta`."

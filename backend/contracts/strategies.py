@@ -195,12 +195,30 @@ class H2TuneParams(StrategyParams):
         title="Train the layer alignment",
         description="As published. Off: the alignment stays where it starts (default).",
     )
-    aggregation: Literal["delta", "mean", "coverage"] = Field(
+    aggregation: Literal["delta", "mean", "coverage", "relevance"] = Field(
         "delta",
         title="Aggregation",
         description="delta: adds the mean change of the clients, so that an idle round changes "
         "nothing (default). mean: replaces the shared state by the mean, as published. coverage: "
-        "the mean over the clients that hold an entry.",
+        "the mean over the clients that hold an entry. relevance: as delta, but each client learns "
+        "only from those whose first changes agree with its own; the server must see single "
+        "updates.",
+    )
+    relevance_rounds: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        title="Rounds alone",
+        description="Aggregation relevance: rounds in which every client trains alone, before it "
+        "is settled who learns from whom.",
+    )
+    relevance_threshold: float = Field(
+        4.0,
+        ge=0,
+        le=1000,
+        title="Agreement that counts",
+        description="Aggregation relevance: how many standard deviations above chance the cosine "
+        "of two clients' changes must be for them to learn from each other.",
     )
     server_learning_rate: float = Field(
         1.0,

@@ -64,6 +64,7 @@ from worker.federated.strategies.h2tune_guard import (
     remembered,
     serve_better,
 )
+from worker.federated.strategies.h2tune_relevance import RelevanceAggregation
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
 from worker.federated.training import train
@@ -290,7 +291,9 @@ class H2Tune:
 
         Refuses, with `InvalidUpdateError`, tensors that do not fit their sender.
         """
-        aggregation = Aggregation(self.params, state, federation)
+        personal = self.params.aggregation == "relevance"
+        kind = RelevanceAggregation if personal else Aggregation
+        aggregation = kind(self.params, state, federation)
         for update in updates:
             aggregation.add(update)
         return aggregation.result()
@@ -309,8 +312,10 @@ class H2Tune:
     def _slots(
         self, state: ServerState, federation: FederationSpec, client: ClientSpec, masks: Tensors
     ) -> Tensors:
+        common, own = take("slots", state.tensors), take(f"own/{client.client_id}", state.tensors)
+        slots = {role: own.get(role, common[role]) for role in client.modules}
         if not masks:
-            return {f"slots/{role}": state.tensors[f"slots/{role}"] for role in client.modules}
+            return {f"slots/{role}": matrix for role, matrix in slots.items()}
         geometry = self._geometry(federation.global_rank, client)
         tensors: Tensors = {}
         for role in client.modules:
@@ -319,7 +324,7 @@ class H2Tune:
             )
             held = geometry.held_entries(selected)
             tensors[f"mask/{role}"] = masks[role]
-            tensors[f"values/{role}"] = pack_entries(state.tensors[f"slots/{role}"], held)
+            tensors[f"values/{role}"] = pack_entries(slots[role], held)
         return tensors
 
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:

@@ -32,6 +32,7 @@ from worker.federated.alignment import map_up, orthonormality_error, row_entropy
 from worker.federated.client_round import below, body_of, snapshot, take
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import derive_seed
+from worker.federated.strategies.h2tune_server import sends_changes
 from worker.federated.types import ClientPlan, LocalClient, Metrics, Tensors
 from worker.federated.wire import (
     TensorSpec,
@@ -193,7 +194,7 @@ class ClientModel:
             `mask/<role>`: packed positions, only with `with_masks`.
         """
         stack, geometry = self.stack, self.stack.geometry
-        delta = self.params.aggregation == "delta"
+        delta = sends_changes(self.params)
         matrices = snapshot(self.changes()) if delta else self.held_middles()
         shared: Tensors = {}
         for role in stack.roles:
@@ -242,7 +243,7 @@ class ClientModel:
             held = self.stack.geometry.held_entries(self.stack.selected(role).cpu())
             received = pack_entries(self.stack.slots(role).cpu(), held)
             sent = shared[f"values/{role}"]
-            change = sent if self.params.aggregation == "delta" else sent - received
+            change = sent if sends_changes(self.params) else sent - received
             moved += float(change.double().pow(2).sum())
             size += float(received.double().pow(2).sum())
         return (moved / size) ** 0.5 if size > 0 else float(moved > 0)

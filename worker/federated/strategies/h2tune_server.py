@@ -32,6 +32,11 @@ of those who do.
 """
 
 
+def sends_changes(params: H2TuneParams) -> bool:
+    """Whether clients send what they changed, not the matrices themselves."""
+    return params.aggregation in {"delta", "relevance"}
+
+
 class Aggregation:
     """Running sums of one round, in double precision so that the order of clients is irrelevant.
 
@@ -40,6 +45,7 @@ class Aggregation:
     - delta: S <- S + eta sum_i p_i U_i / sum_i p_i h_i, with h_i = 1 where the client holds the
       entry and at least `HOLDING_THRESHOLD` of the slot. Where nobody does, the divisor is 1.
       Conflicts between the U_i are taken out first, per role and slot (`worker.federated.cmga`).
+    - relevance: the same, and slots for each client (`h2tune_relevance`).
     - mean: S <- sum_i p_i U_i.
     - coverage: S <- sum_i p_i U_i / sum_i p_i c_i, with c_i the share of the slot times the mask;
       entries that nobody covers stay as they are.
@@ -102,7 +108,7 @@ class Aggregation:
         if not self._seen:
             raise InvalidUpdateError("No client sent an update: a round needs at least one.")
         slots = {
-            role: self._under_control(role, self._next(role)) if self._weights[role] else old
+            role: self._controlled(role, old, self._next(role)) if self._weights[role] else old
             for role, old in self._slots.items()
         }
         require_finite(slots, "the aggregated state")
@@ -146,12 +152,12 @@ class Aggregation:
 
     def _held_share(self, coverage: torch.Tensor) -> torch.Tensor:
         """What of a slot counts as held: all or nothing for `delta`, else the exact share."""
-        if self._params.aggregation == "delta":
+        if sends_changes(self._params):
             return (coverage >= HOLDING_THRESHOLD).double()
         return coverage
 
     def _change(self, role: str, matrix: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        if self._params.aggregation == "delta":
+        if sends_changes(self._params):
             return matrix
         return (matrix - self._slots[role]) * (share > 0)
 
@@ -165,7 +171,7 @@ class Aggregation:
                 if resolved is not None:
                     self._resolved.append(resolved)
                 new = old + self._params.server_learning_rate * mean_change.view_as(old)
-            case "delta":
+            case "delta" | "relevance":
                 mean_change = total / torch.where(share > 0, share, 1.0)
                 new = old + self._params.server_learning_rate * mean_change
             case "mean":
@@ -174,17 +180,18 @@ class Aggregation:
                 new = torch.where(share > 0, total / torch.where(share > 0, share, 1.0), old)
         return new.float()
 
-    def _under_control(self, role: str, new: torch.Tensor) -> torch.Tensor:
-        """The slots as they are, or with a change that carries no meaning (negative controls).
+    def _controlled(
+        self, role: str, old: torch.Tensor, new: torch.Tensor, *stream: str
+    ) -> torch.Tensor:
+        """The new slots as they are, or with a change that carries no meaning (negative controls).
 
         The change keeps its size: `permuted` shuffles the entries of each slot's change, `noise`
         draws it anew with the same norm.
         """
         if self._params.control == "none":
             return new
-        old = self._slots[role]
         change = (new - old).flatten(1)
-        source = generator(self._state.meta["seed"], "control", self._round_number, role)
+        source = generator(self._state.meta["seed"], "control", self._round_number, role, *stream)
         if self._params.control == "permuted":
             order = torch.rand(change.shape, generator=source).argsort(dim=1)
             change = change.gather(1, order)

@@ -1,0 +1,93 @@
+"""Clients learn from those whose first changes agree with their own."""
+
+import pytest
+import torch
+
+from backend.contracts.privacy import PrivacySettings, SecureAggregation, privacy_refusals
+from backend.contracts.strategies import H2TuneParams
+from tests.worker.federated.strategies.rounds import federation_of, plans_of, run_round, training
+from tests.worker.federated.tiny import make_client
+from worker.federated.client_round import take
+from worker.federated.strategies.h2tune import H2Tune
+from worker.federated.strategies.h2tune_relevance import Change, mixing_weights
+from worker.federated.types import ServerState, Tensors
+from worker.federated.wire import decode_state, encode_state
+
+FIXED = {"gauge": "none", "joint_rounds": 1}
+
+
+def change(*values: float) -> Change:
+    matrix = torch.tensor(values).view(1, 2, 2)
+    return {"q": matrix}, {"q": torch.ones_like(matrix)}
+
+
+def test_weights_follow_agreement_and_examples() -> None:
+    changes = {
+        "a": change(1.0, 1.0, 1.0, 1.0),
+        "b": change(2.0, 2.0, 2.0, 1.0),  # cosine 7 / (2 sqrt 13) = 0.97, z = 1.94
+        "c": change(1.0, -1.0, 1.0, -1.0),  # cosine 0 with a, 0.14 with b
+    }
+    weights = mixing_weights(changes, {"a": 30, "b": 10, "c": 20}, threshold=1.9)
+    assert weights == {"a": {"a": 0.75, "b": 0.25}, "b": {"a": 0.75, "b": 0.25}, "c": {"c": 1.0}}
+    apart = mixing_weights(changes, {"a": 30, "b": 10, "c": 20}, threshold=1.95)
+    assert apart == {name: {name: 1.0} for name in "abc"}
+
+
+def test_only_entries_that_both_hold_are_compared() -> None:
+    changes = {"a": change(1.0, 1.0, 5.0, 5.0), "b": change(1.0, 1.0, 0.0, 0.0)}
+    # cosine 1 over two entries: z = 1.41.
+    assert mixing_weights(changes, {"a": 1, "b": 1}, 1.4)["a"] == {"a": 0.5, "b": 0.5}
+    assert mixing_weights(changes, {"a": 1, "b": 1}, 1.42)["a"] == {"a": 1.0}
+
+
+def rounds(
+    strategy: H2Tune, names: str, number: int
+) -> tuple[list[ServerState], list[dict[str, Tensors]], list[dict[str, float]]]:
+    """States after each round, what was sent in it, and the reports' values."""
+    clients = [make_client(name, num_layers=1) for name in names]
+    federation = federation_of(clients)
+    state, private = strategy.init_state(federation, 1), {}
+    states, sent, values = [], [], []
+    for n in range(1, number + 1):
+        updates = run_round(strategy, state, clients, n, training(), private)
+        private = {update.client_id: update.private for update in updates}
+        state, report = strategy.aggregate(state, federation, iter(updates))
+        states.append(decode_state(encode_state(state)))
+        sent.append({update.client_id: update.shared for update in updates})
+        values.append(dict(report.values))
+    return states, sent, values
+
+
+def test_a_client_alone_goes_the_way_of_delta() -> None:
+    relevance = H2TuneParams(aggregation="relevance", relevance_rounds=2, **FIXED)
+    personal, _, values = rounds(H2Tune(relevance), "a", 3)
+    common, _, _ = rounds(H2Tune(H2TuneParams(**FIXED)), "a", 3)
+    for mine, shared in zip(personal, common, strict=True):
+        for role, matrix in take("slots", shared.tensors).items():
+            assert torch.allclose(mine.tensors[f"own/a/{role}"], matrix, atol=1e-6)
+    assert values[1]["mixing_weight/a/a"] == values[2]["mixing_weight/a/a"] == 1.0
+
+
+@pytest.mark.parametrize(("threshold", "together"), [(0.0, True), (1000.0, False)])
+def test_slots_part_alone_and_meet_where_changes_agree(threshold: float, together: bool) -> None:
+    params = H2TuneParams(
+        aggregation="relevance", relevance_rounds=1, relevance_threshold=threshold, **FIXED
+    )
+    strategy = H2Tune(params)
+    states, sent, values = rounds(strategy, "ab", 2)
+    assert values[0]["relevance_cosine"] > 0  # equal models, equal data, other factors
+    assert (values[0].get("mixing_weight/a/b") == 0.5) is together
+    assert not take("moved", states[0].tensors)  # settled: no longer needed
+    clients = [make_client(name, num_layers=1) for name in "ab"]
+    plan = plans_of(strategy, states[1], clients, 3)["a"]
+    for role, matrix in take("values", plan.tensors).items():
+        # Rank 4 of 8 holds the leading 4 x 4 block.
+        start = take("own/a", states[0].tensors)[role][:, :4, :4].flatten(1)
+        changes = [sent[1][name][f"values/{role}"] for name in ("ab" if together else "a")]
+        assert torch.allclose(matrix, start + sum(changes) / len(changes), atol=1e-6)
+
+
+def test_protection_and_relevance_exclude_each_other() -> None:
+    secure = PrivacySettings(secure_aggregation=SecureAggregation())
+    reasons = privacy_refusals(H2TuneParams(aggregation="relevance"), secure)
+    assert any("compares single clients" in reason for reason in reasons)

@@ -1,0 +1,206 @@
+"""Relevance-aware aggregation: every client has slots of its own, and learns from its likes alone.
+
+Clients whose matrices mean different things only dilute each other. So clients first train alone,
+for W rounds. Then the server compares what they have found independently of each other,
+
+    C_i = sum of U_i over the first W rounds,    z_ij = cos(C_i, C_j) sqrt(n),
+
+over the n entries that are not zero in either. For unrelated directions z is about standard normal.
+Client i takes from j where z_ij exceeds a threshold, and always from itself, in proportion to
+numbers of examples. The weights w_ij are settled once, for later changes are not independent any
+more: clients that share repair the same errors, whatever their tasks. Then and in all later rounds
+
+    S_i <- S_i + eta sum_j w_ij U_j / sum_j w_ij h_j,
+
+the first time with C_j for U_j. Who misses the first rounds gets the common slots, which are
+aggregated over all clients as with `delta`.
+
+The server keeps, beside the common slots, per client `own/<client>/<role>` and, until the weights
+are settled, `moved/<client>/<role>` and `held/<client>/<role>`, (L*, R, R) fp32 each. It must see
+single clients' updates, so this excludes secure aggregation.
+"""
+
+from collections.abc import Mapping
+from math import sqrt
+
+import torch
+
+from backend.contracts.strategies import H2TuneParams
+from worker.federated.client_round import below, take
+from worker.federated.strategies.h2tune_server import Aggregation
+from worker.federated.types import (
+    AggregationReport,
+    ClientUpdate,
+    FederationSpec,
+    ServerState,
+    Tensors,
+)
+from worker.federated.wire import require_finite
+
+Weights = dict[str, dict[str, float]]
+"""By receiver and source, client ids; a receiver's weights sum to 1."""
+
+Change = tuple[Tensors, Tensors]
+"""What a client adds to the slots and which entries it holds, (L*, R, R) by role."""
+
+
+class RelevanceAggregation(Aggregation):
+    """The round's sums as for `delta`, and the single updates, to be mixed for each client."""
+
+    def __init__(
+        self, params: H2TuneParams, state: ServerState, federation: FederationSpec
+    ) -> None:
+        super().__init__(params, state, federation)
+        self._updates: dict[str, Change] = {}
+        self._examples: dict[str, int] = {}
+
+    def add(self, update: ClientUpdate) -> None:
+        """Checks one client's update and adds it; see `Aggregation.add`."""
+        super().add(update)
+        client = self._clients[update.client_id]
+        origin = f"the update of client {update.client_id!r}"
+        self._updates[update.client_id] = self._unpack(client, update.shared, origin)
+        self._examples[update.client_id] = update.num_examples
+
+    def result(self) -> tuple[ServerState, AggregationReport]:
+        """The common slots, every client's own, and the weights behind them."""
+        common, report = super().result()
+        meta, values = dict(common.meta), dict(report.values)
+        kept = {**meta.get("num_examples", {}), **self._examples}
+        meta["num_examples"] = kept
+        weights: Weights = meta.get("mixing_weights", {})
+        if self._round_number < self._params.relevance_rounds:
+            tensors = {**common.tensors, **self._accumulated(common.tensors)}
+            tensors.update(self._own({c: {c: 1.0} for c in self._updates}, self._updates))
+        elif not weights:
+            accumulated = self._accumulated(common.tensors)
+            found = _changes(accumulated)
+            weights = mixing_weights(found, kept, self._params.relevance_threshold)
+            meta["mixing_weights"] = weights
+            values["relevance_cosine"] = _mean_cosine(found)
+            tensors = _without(common.tensors, "moved", "held", "own", "start")
+            tensors.update(self._own(weights, found, start=take("start", accumulated)))
+        else:
+            tensors = {**common.tensors, **self._own(weights, self._updates)}
+        for receiver, sources in weights.items():
+            for source, weight in sources.items():
+                values[f"mixing_weight/{receiver}/{source}"] = weight
+        return ServerState(tensors, meta), AggregationReport(report.num_clients, values)
+
+    def _accumulated(self, tensors: Tensors) -> Tensors:
+        """What each client has added so far, what it holds, and where all of them started."""
+        added: Tensors = {}
+        for client_id, (changes, shares) in self._updates.items():
+            for role, change in changes.items():
+                name = f"{client_id}/{role}"
+                before = tensors.get(f"moved/{name}", torch.zeros_like(change))
+                added[f"moved/{name}"] = (before + change).float()
+                added[f"held/{name}"] = shares[role].float()
+        start = take("start", tensors) or self._slots
+        known = {n: t for n, t in tensors.items() if n.startswith(("moved/", "held/"))}
+        return {**known, **added, **below("start", start)}
+
+    def _own(
+        self, weights: Weights, changes: Mapping[str, Change], *, start: Tensors | None = None
+    ) -> Tensors:
+        """Every receiver's next slots, fp32; of those that nothing reached, as they are.
+
+        Args:
+            weights: who takes how much from whom.
+            changes: of the clients that sent something.
+            start: the slots that all add to; None: each its own.
+        """
+        own: Tensors = {}
+        for receiver, shares in weights.items():
+            sources = {source: w for source, w in shares.items() if source in changes}
+            for role in self._clients[receiver].modules:
+                name = f"own/{receiver}/{role}"
+                old = self._state.tensors.get(name, self._slots[role])
+                if start is not None:
+                    old = start[role]
+                new = old.double() + self._params.server_learning_rate * _mixture(
+                    sources, changes, role, old
+                )
+                own[name] = self._controlled(role, old, new.float(), receiver)
+        require_finite(own, "the aggregated state")
+        return own
+
+
+def mixing_weights(
+    changes: Mapping[str, Change], num_examples: Mapping[str, int], threshold: float
+) -> Weights:
+    """Who takes how much from whom.
+
+    Args:
+        changes: of every client, found without the others.
+        num_examples: by client id.
+        threshold: least z of a source, in standard deviations of chance.
+    """
+    weights: Weights = {}
+    for receiver, own in changes.items():
+        masses = {
+            source: float(num_examples[source])
+            for source, other in changes.items()
+            if source == receiver or _agreement(own, other) > threshold
+        }
+        total = sum(masses.values())
+        weights[receiver] = {source: mass / total for source, mass in sorted(masses.items())}
+    return weights
+
+
+def _agreement(one: Change, two: Change) -> float:
+    """z: the cosine over the entries that both moved, in standard deviations of chance."""
+    cosine, num_entries = _cosine(one, two)
+    return cosine * sqrt(num_entries)
+
+
+def _cosine(one: Change, two: Change) -> tuple[float, int]:
+    inner, left, right, count = 0.0, 0.0, 0.0, 0
+    for role in sorted(one[0].keys() & two[0].keys()):
+        a, b = one[0][role].double(), two[0][role].double()
+        both = (a != 0) & (b != 0)
+        inner += float((a[both] * b[both]).sum())
+        left += float(a[both].pow(2).sum())
+        right += float(b[both].pow(2).sum())
+        count += int(both.sum())
+    size = sqrt(left * right)
+    return (inner / size if size > 0 else 0.0), count
+
+
+def _mean_cosine(changes: Mapping[str, Change]) -> float:
+    names = sorted(changes)
+    found = [
+        _cosine(changes[one], changes[two])[0]
+        for number, one in enumerate(names)
+        for two in names[number + 1 :]
+    ]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _mixture(
+    sources: Mapping[str, float], changes: Mapping[str, Change], role: str, like: torch.Tensor
+) -> torch.Tensor:
+    """sum_j w_j U_j / sum_j w_j h_j of one role, fp64; zero where nobody holds the entry."""
+    total = torch.zeros_like(like, dtype=torch.float64)
+    share = torch.zeros_like(total)
+    for source, weight in sources.items():
+        matrices, held = changes[source]
+        if role in matrices:
+            total += weight * matrices[role].double()
+            share += weight * held[role].double()
+    return total / torch.where(share > 0, share, 1.0)
+
+
+def _changes(tensors: Tensors) -> dict[str, Change]:
+    """`moved/<client>/<role>` and `held/<client>/<role>` by client."""
+    found: dict[str, Change] = {}
+    for name, tensor in take("moved", tensors).items():
+        client_id, _, role = name.partition("/")
+        moved, held = found.setdefault(client_id, ({}, {}))
+        moved[role], held[role] = tensor, tensors[f"held/{name}"]
+    return found
+
+
+def _without(tensors: Tensors, *prefixes: str) -> Tensors:
+    starts = tuple(f"{prefix}/" for prefix in prefixes)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(starts)}
