@@ -65,6 +65,17 @@ class UnsupportedMediaError(PlatformError):
     code = "unsupported_media_type"
 
 
+class RangeError(PlatformError):
+    """A part was asked for that does not exist."""
+
+    status = 416
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, *, size_bytes: int):
+        super().__init__(message)
+        self.size_bytes = size_bytes
+
+
 class LockedError(PlatformError):
     """Too often: later."""
 

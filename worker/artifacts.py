@@ -4,13 +4,15 @@ Bytes go to the store first and their row second, so a row that is seen always h
 crash in between leaves an unreferenced blob and nothing else.
 """
 
-import io
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from backend.storage.blobs import Content
 from backend.storage.records import add_blob_row
 from worker.federated import wire
 from worker.federated.errors import InvalidUpdateError
@@ -19,6 +21,7 @@ from worker.platform import Platform
 
 TENSORS = "application/vnd.safetensors"
 ARCHIVE = "application/zip"
+CHUNK_BYTES = 2**20
 
 
 def save_state(platform: Platform, state: ServerState) -> str:
@@ -82,22 +85,25 @@ def load_private(platform: Platform, sha256: str) -> Tensors:
 
 def save_adapter(platform: Platform, folder: Path) -> str:
     """Stores the files of an adapter folder as one archive; equal files give equal bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # a fixed date, 1980
-            archive.writestr(entry, path.read_bytes())
-    return _save(platform, buffer.getvalue(), ARCHIVE)
+    with tempfile.TemporaryFile() as spool:
+        with zipfile.ZipFile(spool, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())  # a fixed date, 1980
+                entry.file_size = path.stat().st_size  # decides between zip and zip64
+                with path.open("rb") as source, archive.open(entry, "w") as target:
+                    shutil.copyfileobj(source, target, CHUNK_BYTES)
+        spool.seek(0)
+        return _save(platform, cast(BinaryIO, spool), ARCHIVE)
 
 
 @contextmanager
 def open_dataset(platform: Platform, sha256: str) -> Iterator[BinaryIO]:
     """An uploaded data set as a binary file."""
-    with io.BytesIO(platform.store.read(sha256)) as stream:
+    with platform.store.open(sha256) as stream:
         yield stream
 
 
-def _save(platform: Platform, data: bytes, media_type: str) -> str:
+def _save(platform: Platform, data: Content, media_type: str) -> str:
     ref = platform.store.put(data, media_type)
     with platform.session_factory() as session:
         add_blob_row(session, ref)

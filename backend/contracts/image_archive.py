@@ -51,7 +51,7 @@ class _Picture:
     label: str
 
 
-def parse_image_archive(content: bytes) -> list[Example]:
+def parse_image_archive(content: IO[bytes]) -> list[Example]:
     """All pictures of an archive as examples: question = name in the archive, answer = label.
 
     Without folders `train`, `validation` and `test`, pictures are split 80/10/10 by a hash of their
@@ -59,14 +59,14 @@ def parse_image_archive(content: bytes) -> list[Example]:
     everything is allowed.
 
     Args:
-        content: the zip.
+        content: the zip, as a file in which one can go back and forth.
 
     Raises:
         ImageArchiveError: no zip, too large, an entry that leaves the archive or is no PNG or JPEG,
             the same picture in two splits, fewer than two labels, or nothing to train or test on.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(content) as archive:
             return _examples(archive)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise ImageArchiveError(

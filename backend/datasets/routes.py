@@ -42,7 +42,7 @@ def list_builtin_tasks(_principal: AnyPrincipal) -> list[BuiltinTaskInfo]:
 )
 def put_dataset(
     client_id: UUID,
-    content: Upload,
+    upload: Upload,
     principal: AnyPrincipal,
     session: DbSession,
     store: Store,
@@ -55,4 +55,4 @@ def put_dataset(
     For operators, and for the client itself. A wrong row is named by its line, a wrong picture
     by its name, and then nothing changes.
     """
-    return service.replace_dataset(session, store, client_id, content, principal)
+    return service.replace_dataset(session, store, client_id, upload.content, principal)

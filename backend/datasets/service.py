@@ -1,6 +1,7 @@
 """Data sets: built-in generators, and checked uploads."""
 
 from collections import Counter
+from typing import BinaryIO
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -26,7 +27,7 @@ def list_builtin_tasks() -> list[BuiltinTaskInfo]:
 
 
 def replace_dataset(
-    session: Session, store: BlobStore, client_id: UUID, content: bytes, actor: Principal
+    session: Session, store: BlobStore, client_id: UUID, content: BinaryIO, actor: Principal
 ) -> Client:
     """Checks uploaded rows or pictures for the client's task and makes them its data set.
 
@@ -47,6 +48,7 @@ def replace_dataset(
     has_pictures = client.task is TaskKind.IMAGE_CLASSIFICATION
     examples = _parse_pictures(content) if has_pictures else _parse_rows(content, client.task)
     counts = Counter(example.split for example in examples)
+    content.seek(0)
     ref = save_blob(session, store, content, PICTURES_TYPE if has_pictures else ROWS_TYPE)
     dataset = UploadedDataset(
         format="image_archive" if has_pictures else "json_lines",
@@ -58,14 +60,14 @@ def replace_dataset(
     return set_dataset(session, client_id, dataset, actor)
 
 
-def _parse_rows(content: bytes, task: TaskKind) -> list[Example]:
+def _parse_rows(content: BinaryIO, task: TaskKind) -> list[Example]:
     try:
-        return parse_json_lines(content.splitlines(), task)
+        return parse_json_lines(content, task)
     except JsonLinesError as error:
         raise _refused(error, _field(error)) from error
 
 
-def _parse_pictures(content: bytes) -> list[Example]:
+def _parse_pictures(content: BinaryIO) -> list[Example]:
     try:
         return parse_image_archive(content)
     except ImageArchiveError as error:

@@ -1,5 +1,6 @@
 """Receiving a data set: refused before it is read where possible, else while it arrives."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 from uuid import UUID
 
@@ -7,15 +8,16 @@ from fastapi import Depends, Request
 
 from backend.auth.dependencies import AnyPrincipal, require_role_or_client
 from backend.contracts.enums import Role
-from backend.errors import TooLargeError, UnsupportedMediaError
+from backend.errors import TooLargeError
 from backend.web.dependencies import AppSettings
+from backend.web.uploads import ReceivedBody, receive, require_media_type
 
 MEDIA_TYPES = ("application/x-ndjson", "application/jsonl", "application/zip")
 
 
 async def read_upload(
     client_id: UUID, request: Request, principal: AnyPrincipal, settings: AppSettings
-) -> bytes:
+) -> AsyncIterator[ReceivedBody]:
     """The body of the request, after its sender, type and size are checked.
 
     Raises:
@@ -24,29 +26,18 @@ async def read_upload(
         TooLargeError: by its header, or as soon as too many bytes have come.
     """
     require_role_or_client(principal, Role.OPERATOR, client_id)
-    _check_media_type(request.headers.get("content-type", ""))
+    require_media_type(
+        request,
+        MEDIA_TYPES,
+        f"Send one JSON object per line as {' or '.join(MEDIA_TYPES[:2])}, or pictures as "
+        f"{MEDIA_TYPES[2]}.",
+    )
     limit = settings.max_dataset_bytes
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limit:
-        raise _too_large(f"{length[:20]} bytes", limit)
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > limit:
-            raise _too_large("larger", limit)
-    return bytes(content)
+    async with receive(request, limit, lambda size: _too_large(size, limit)) as body:
+        yield body
 
 
-Upload = Annotated[bytes, Depends(read_upload)]
-
-
-def _check_media_type(header: str) -> None:
-    media_type = header.partition(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise UnsupportedMediaError(
-            f"The Content-Type is {media_type[:100] or 'missing'!r}. Send one JSON object per "
-            f"line as {' or '.join(MEDIA_TYPES[:2])}, or pictures as {MEDIA_TYPES[2]}."
-        )
+Upload = Annotated[ReceivedBody, Depends(read_upload, scope="function")]
 
 
 def _too_large(size: str, limit: int) -> TooLargeError:

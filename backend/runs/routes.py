@@ -1,11 +1,10 @@
 """`/federations/{id}/runs` and `/runs`."""
 
 from typing import Annotated
-from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Query, status
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response
 
 from backend.auth.dependencies import (
     AnyPrincipal,
@@ -17,7 +16,8 @@ from backend.contracts.common import Page
 from backend.contracts.enums import Role
 from backend.contracts.runs import Adapter, LiveRun, Run, RunCreate
 from backend.runs import live, service
-from backend.web.dependencies import DbSession, Store
+from backend.web.dependencies import DbSession
+from backend.web.downloads import RANGE_ANSWERS, BlobSender
 from backend.web.paging import MAX_JOURNAL_ID, Cursor, Limit
 
 router = APIRouter(tags=["runs"])
@@ -93,21 +93,16 @@ def list_adapters(
 @router.get(
     "/runs/{run_id}/clients/{client_id}/adapter",
     summary="Download an adapter",
-    response_class=StreamingResponse,
-    responses={200: {"content": {"application/zip": {}}, "description": "A PEFT LoRA folder."}},
+    response_class=Response,
+    responses=RANGE_ANSWERS
+    | {200: {"content": {"application/zip": {}}, "description": "A PEFT LoRA folder."}},
 )
 def download_adapter(
-    run_id: UUID, client_id: UUID, principal: AnyPrincipal, session: DbSession, store: Store
-) -> StreamingResponse:
-    """A client's own adapter as a zip; for users, and for the client itself."""
+    run_id: UUID, client_id: UUID, principal: AnyPrincipal, session: DbSession, sender: BlobSender
+) -> Response:
+    """A client's own adapter as a zip; for users, and for the client itself.
+
+    A broken download goes on with `Range`; the entity tag is the SHA-256 of the whole.
+    """
     require_role_or_client(principal, Role.VIEWER, client_id)
-    download = service.open_adapter(session, store, run_id, client_id)
-    return StreamingResponse(
-        download.chunks,
-        media_type=download.media_type,
-        headers={
-            "Content-Length": str(download.size_bytes),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(download.name, safe='')}",
-            "ETag": f'"{download.sha256}"',
-        },
-    )
+    return sender.send(service.find_adapter(session, run_id, client_id))

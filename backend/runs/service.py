@@ -1,7 +1,6 @@
 """Runs: preparing, starting and cancelling them, and what they left."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -25,22 +24,10 @@ from backend.journal import record_event
 from backend.lifecycle import cancel_run as end_run
 from backend.lifecycle import change_run, lock_run
 from backend.runs import repository
-from backend.storage import BlobStore
+from backend.web.downloads import Download
 from backend.web.paging import fetch_page
 
-CHUNK_BYTES = 2**18
 MAX_REASONS = 10  # in the one text of an answer; its list has them all
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file on its way out."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-    media_type: str
-    chunks: Iterator[bytes]
 
 
 def create_run(
@@ -241,12 +228,11 @@ def list_adapters(session: Session, run_id: UUID, cursor: UUID | None, limit: in
     return fetch_page(session, query, models.ClientUpdate.id, cursor, limit, _adapter)
 
 
-def open_adapter(session: Session, store: BlobStore, run_id: UUID, client_id: UUID) -> Download:
-    """A client's adapter as a zip, ready to be streamed.
+def find_adapter(session: Session, run_id: UUID, client_id: UUID) -> Download:
+    """A client's adapter, a zip.
 
     Raises:
         NotFoundError: no such run, or no adapter of this client yet.
-        BlobMissingError: its bytes are gone.
     """
     require_run(session, run_id)
     query = repository.adapters_query(run_id).where(models.Client.id == client_id)
@@ -257,13 +243,11 @@ def open_adapter(session: Session, store: BlobStore, run_id: UUID, client_id: UU
             "last round; see GET /api/v1/runs/{id}/adapters."
         )
     _update, client, blob = row
-    stream = store.open(blob.sha256)
     return Download(
         name=f"{client.name}-{run_id}.zip",
         size_bytes=blob.size_bytes,
         sha256=blob.sha256,
         media_type=blob.media_type,
-        chunks=iter(lambda: stream.read(CHUNK_BYTES), b""),
     )
 
 

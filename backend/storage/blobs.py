@@ -1,6 +1,6 @@
 """What a blob is, what stores blobs, and what can go wrong with them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -52,7 +52,8 @@ class BlobStore(Protocol):
     def put(self, content: Content, media_type: str) -> BlobRef:
         """Stores bytes; nobody ever sees a part of them, and storing them twice is harmless.
 
-        Memory stays bounded (8 MiB) whatever the size of a streamed content.
+        Memory stays bounded (some 8 MiB) whatever the size of a streamed content, whose hash is
+        computed on its way to a temporary object, which becomes the blob in one step.
         """
         ...
 
@@ -65,6 +66,21 @@ class BlobStore(Protocol):
         Raises:
             BlobMissingError: at once, when there is no such blob.
             BlobCorruptedError: while reading, at once for small blobs.
+        """
+        ...
+
+    def open_range(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes from `start` up to, not including, `stop`, in chunks of some MiB.
+
+        A part cannot be verified; whoever joins parts compares the hash of the whole.
+
+        Args:
+            sha256: which blob.
+            start: first byte, >= 0.
+            stop: > `start` and <= the size of the blob.
+
+        Raises:
+            BlobMissingError: at once, when there is no such blob.
         """
         ...
 

@@ -4,10 +4,12 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from tempfile import SpooledTemporaryFile
+from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from uuid import uuid4
 
+from obstore import open_writer
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import ObjectStore, from_url
 
@@ -22,18 +24,22 @@ from backend.storage.blobs import (
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from obstore import WritableFile
 
 CHUNK_BYTES = 2**20
-MEMORY_BYTES = 8 * 2**20  # a streamed content above this waits on disk until its hash is known
+PART_BYTES = 8 * 2**20
+"""A longer stream goes to a temporary object, part by part; S3 wants parts of 5 MiB or more."""
+INCOMING = "incoming"
+"""Folder of temporary objects, whose names say nothing of their content."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ObjectBlobStore:
     """A `BlobStore` over any obstore; the object of hash `abcd...` is `ab/cd...`.
 
-    A streamed content is first spooled into an unnamed temporary file, because its name is known
-    only at its end. The upload itself is atomic: obstore writes to a staging name and renames, or
-    completes a multipart upload. Unnamed files vanish with their process, however it ends.
+    The name of a streamed content is known only at its end. A long one is therefore written to
+    `incoming/...` while it is hashed, and renamed when it is whole; nobody reads from there. What
+    a process that died left there is removed by the garbage collection.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -42,33 +48,59 @@ class ObjectBlobStore:
     def put(self, content: Content, media_type: str) -> BlobRef:
         """See `BlobStore.put`."""
         if isinstance(content, bytes):
-            sha256 = hashlib.sha256(content).hexdigest()
-            self._write(sha256, content)
-            return BlobRef(sha256, len(content), media_type)
+            return self._put_short(content, media_type)
+        chunks = _chunks(content)
+        head = bytearray()
+        for chunk in chunks:
+            head += chunk
+            if len(head) > PART_BYTES:
+                return self._put_long(chain([bytes(head)], chunks), media_type)
+        return self._put_short(bytes(head), media_type)
+
+    def _put_short(self, content: bytes, media_type: str) -> BlobRef:
+        sha256 = hashlib.sha256(content).hexdigest()
+        with _writing(sha256):
+            self._store.put(_path(sha256), content)
+        return BlobRef(sha256, len(content), media_type)
+
+    def _put_long(self, chunks: Iterator[bytes], media_type: str) -> BlobRef:
+        incoming = f"{INCOMING}/{uuid4().hex}"
         digest, size_bytes = hashlib.sha256(), 0
-        with SpooledTemporaryFile(max_size=MEMORY_BYTES) as spool:
-            for chunk in _chunks(content):
+        with _writing(incoming):
+            writer = open_writer(self._store, incoming, buffer_size=PART_BYTES, max_concurrency=1)
+        try:
+            for chunk in chunks:  # errors of the source are the caller's
                 digest.update(chunk)
                 size_bytes += len(chunk)
-                spool.write(chunk)
-            spool.seek(0)
-            self._write(digest.hexdigest(), spool)
+                with _writing(incoming):
+                    writer.write(chunk)
+            with _writing(incoming):
+                writer.close()
+                self._store.rename(incoming, _path(digest.hexdigest()))
+        except BaseException:
+            self._abandon(writer, incoming)
+            raise
         return BlobRef(digest.hexdigest(), size_bytes, media_type)
 
-    def _write(self, sha256: str, content: "bytes | SpooledTemporaryFile[bytes]") -> None:
-        try:
-            with _store_errors(sha256):
-                self._store.put(_path(sha256), content)
-        except BlobMissingError as error:  # what a store says of a bucket that is not there
-            raise BlobStoreUnavailableError(
-                "The blob store has no such bucket or folder: create it, or correct BLOB_URL."
-            ) from error
+    def _abandon(self, writer: "WritableFile", incoming: str) -> None:
+        """Removes a temporary object; a store that fails now has it removed later."""
+        with suppress(BaseError, OSError):
+            if not writer.closed():
+                writer.close()  # completes the upload, which could not be deleted otherwise
+            self._store.delete(incoming)
 
     def open(self, sha256: str) -> BinaryIO:
         """See `BlobStore.open`."""
         with _store_errors(sha256):
             stream = self._store.get(_path(sha256)).stream(min_chunk_size=CHUNK_BYTES)
         return cast(BinaryIO, io.BufferedReader(_VerifiedReader(iter(stream), sha256), CHUNK_BYTES))
+
+    def open_range(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
+        """See `BlobStore.open_range`."""
+        with _store_errors(sha256):
+            found = self._store.get(_path(sha256), options={"range": (start, stop)})
+            stream = iter(found.stream(min_chunk_size=CHUNK_BYTES))
+        return _ranged(stream, sha256)
 
     def read(self, sha256: str) -> bytes:
         """See `BlobStore.read`."""
@@ -166,6 +198,26 @@ def _chunks(content: Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(content, io.IOBase):  # iterating a file would give lines
         return iter(lambda: content.read(CHUNK_BYTES), b"")
     return iter(content)
+
+
+def _ranged(stream: Iterator[Any], sha256: str) -> Iterator[bytes]:
+    while True:
+        with _store_errors(sha256):
+            chunk = next(stream, None)
+        if chunk is None:
+            return
+        yield bytes(chunk)
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    try:
+        with _store_errors(name):
+            yield
+    except BlobMissingError as error:  # what a store says of a bucket that is not there
+        raise BlobStoreUnavailableError(
+            "The blob store has no such bucket or folder: create it, or correct BLOB_URL."
+        ) from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, status
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response
 
 from backend.auth.dependencies import CurrentClient
 from backend.contracts.agent import (
@@ -21,6 +21,7 @@ from backend.contracts.agent import (
 from backend.updates import service
 from backend.updates.upload import FenceQuery, Upload
 from backend.web.dependencies import AppSettings, DbSession, Store
+from backend.web.downloads import RANGE_ANSWERS, BlobSender
 from backend.web.problems import problem_answers
 
 router = APIRouter(prefix="/agent", tags=["agent"])
@@ -45,19 +46,14 @@ def lease(
 @router.get(
     "/updates/{update_id}/plan",
     summary="Download a plan",
-    response_class=StreamingResponse,
-    responses=_PLAN,
+    response_class=Response,
+    responses=RANGE_ANSWERS | _PLAN,
 )
 def download_plan(
-    update_id: UUID, client: CurrentClient, session: DbSession, store: Store
-) -> StreamingResponse:
+    update_id: UUID, client: CurrentClient, session: DbSession, sender: BlobSender
+) -> Response:
     """What the client loads in this round, as its lease described it."""
-    plan = service.open_plan(session, store, client, update_id)
-    return StreamingResponse(
-        plan.chunks,
-        media_type=plan.media_type,
-        headers={"Content-Length": str(plan.size_bytes), "ETag": f'"{plan.sha256}"'},
-    )
+    return sender.send(service.find_plan(session, client, update_id))
 
 
 @router.post(

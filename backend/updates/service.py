@@ -32,11 +32,11 @@ from backend.errors import ConflictError, ForbiddenError, InvalidError, NotFound
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event, record_metrics
 from backend.leases import Claim, Result
-from backend.runs.service import CHUNK_BYTES, Download
 from backend.storage import BlobStore, save_blob
 from backend.updates import repository
 from backend.updates.container import ContainerError, check_container
 from backend.updates.repository import OwnUpdate
+from backend.web.downloads import Download
 
 _PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
@@ -81,24 +81,19 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
     )
 
 
-def open_plan(
-    session: Session, store: BlobStore, client: ClientPrincipal, update_id: UUID
-) -> Download:
-    """What the client receives in this round, ready to be streamed.
+def find_plan(session: Session, client: ClientPrincipal, update_id: UUID) -> Download:
+    """What the client receives in this round.
 
     Raises:
         NotFoundError: no such update of this client.
-        BlobMissingError: its bytes are gone.
     """
     own = _own(session, client, update_id)
     blob = repository.find_blob(session, own.update.plan_sha256)
-    stream = store.open(blob.sha256)
     return Download(
         name=f"plan-{own.round.round_number}.safetensors",
         size_bytes=blob.size_bytes,
         sha256=blob.sha256,
         media_type=blob.media_type,
-        chunks=iter(lambda: stream.read(CHUNK_BYTES), b""),
     )
 
 

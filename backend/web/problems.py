@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
 from backend.contracts.common import FieldError, Problem
-from backend.errors import LockedError, PlatformError
+from backend.errors import LockedError, PlatformError, RangeError
 from backend.web.validation import field_errors, summary
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ def _platform_error(_request: Request, error: PlatformError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
     if isinstance(error, LockedError):
         headers = {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, RangeError):
+        headers = {"Content-Range": f"bytes */{error.size_bytes}"}
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s: %s", error.code, error.message, exc_info=error)
     return problem_response(error.status, error.code, error.message, error.errors, headers)

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from backend.contracts import image_archive
+from backend.contracts.datasets import Example
 from backend.contracts.image_archive import ImageArchiveError, parse_image_archive
 
 
@@ -50,8 +51,12 @@ GOOD = {
 }
 
 
+def parsed(content: bytes) -> list[Example]:
+    return parse_image_archive(io.BytesIO(content))
+
+
 def test_folders_say_split_and_label() -> None:
-    examples = parse_image_archive(packed(GOOD))
+    examples = parsed(packed(GOOD))
     assert [(e.split, e.answer, e.question) for e in examples] == [
         ("train", "cat", "train/cat/1.png"),
         ("train", "dog", "train/dog/2.PNG"),
@@ -63,17 +68,17 @@ def test_folders_say_split_and_label() -> None:
 def test_one_folder_around_everything_and_leftovers_of_systems_are_fine() -> None:
     files = {f"pets/{name}": data for name, data in GOOD.items()}
     files |= {"__MACOSX/pets/x": b"", "pets/train/cat/.DS_Store": b"x"}
-    assert len(parse_image_archive(packed(files))) == 4
+    assert len(parsed(packed(files))) == 4
 
 
 def test_without_splits_the_bytes_decide() -> None:
     files = {f"{'ab'[n % 2]}/{n}.png": png(n) for n in range(300)}
-    examples = parse_image_archive(packed(files))
+    examples = parsed(packed(files))
     counts = Counter(example.split for example in examples)
     assert counts["train"] > 200
     assert min(counts["validation"], counts["test"]) > 10
     renamed = {f"{'ab'[n % 2]}/other-{n}.png": png(n) for n in range(300)}
-    again = parse_image_archive(packed(renamed))
+    again = parsed(packed(renamed))
     assert {e.question.replace("other-", ""): e.split for e in again} == {
         e.question: e.split for e in examples
     }
@@ -96,21 +101,21 @@ def test_without_splits_the_bytes_decide() -> None:
 )
 def test_refusals_name_the_file(changes: dict[str, bytes], problem: str) -> None:
     with pytest.raises(ImageArchiveError, match=problem):
-        parse_image_archive(packed(GOOD | changes))
+        parsed(packed(GOOD | changes))
 
 
 def test_bombs_are_refused_before_they_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = packed(GOOD | {"train/cat/bomb.png": bytes(9 * 2**20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ImageArchiveError, match=r"bomb\.png'.*packed more than 100 to 1"):
-        parse_image_archive(bomb)
+        parsed(bomb)
     with pytest.raises(ImageArchiveError, match=r"big\.png'.*the limit is"):
-        parse_image_archive(packed(GOOD | {"train/cat/big.png": bytes(11 * 2**20)}))
+        parsed(packed(GOOD | {"train/cat/big.png": bytes(11 * 2**20)}))
     monkeypatch.setattr(image_archive, "MAX_TOTAL_BYTES", 200)
     with pytest.raises(ImageArchiveError, match="200 bytes unpacked"):
-        parse_image_archive(packed(GOOD))
+        parsed(packed(GOOD))
     monkeypatch.setattr(image_archive, "MAX_PICTURES", 3)
     with pytest.raises(ImageArchiveError, match="more than 3 pictures"):
-        parse_image_archive(packed(GOOD))
+        parsed(packed(GOOD))
 
 
 def test_links_passwords_and_broken_archives_are_refused() -> None:
@@ -120,21 +125,21 @@ def test_links_passwords_and_broken_archives_are_refused() -> None:
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ImageArchiveError, match=r"link\.png'.*a link"):
-        parse_image_archive(buffer.getvalue())
+        parsed(buffer.getvalue())
     with pytest.raises(ImageArchiveError, match="cannot be read"):
-        parse_image_archive(b"no zip")
+        parsed(b"no zip")
     damaged = bytearray(packed(GOOD))
     damaged[60] ^= 0xFF  # within the first picture: its checksum is wrong now
     with pytest.raises(ImageArchiveError, match="cannot be read"):
-        parse_image_archive(bytes(damaged))
+        parsed(bytes(damaged))
 
 
 def test_a_task_needs_two_labels_and_something_to_test_on() -> None:
     cats = {name: data for name, data in GOOD.items() if "dog" not in name}
     with pytest.raises(ImageArchiveError, match="there are 1 labels"):
-        parse_image_archive(packed(cats))
+        parsed(packed(cats))
     untested = {name: data for name, data in GOOD.items() if "test" not in name}
     with pytest.raises(ImageArchiveError, match="no picture of 3 is in split 'test'"):
-        parse_image_archive(packed(untested))
+        parsed(packed(untested))
     with pytest.raises(ImageArchiveError, match="there are 0 labels"):
-        parse_image_archive(packed({}))
+        parsed(packed({}))

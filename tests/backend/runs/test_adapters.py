@@ -86,3 +86,50 @@ def test_a_damaged_blob_never_looks_complete(
     (folder / ref.sha256[:2] / ref.sha256[2:]).write_bytes(b"\x00" * len(ZIP))
     response = viewer.get(path(rows, 0))
     assert len(response.content) < len(ZIP)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=100-1299999", 100, 1_280_004),
+        ("bytes=1280000-", 1_280_000, 1_280_004),
+        ("bytes=-3", 1_280_001, 1_280_004),
+        ("bytes=-9999999", 0, 1_280_004),
+    ],
+)
+def test_a_broken_download_goes_on(
+    viewer: Caller, rows: OpenRun, ref: BlobRef, wanted: str, start: int, stop: int
+) -> None:
+    for headers in ({"Range": wanted}, {"Range": wanted, "If-Range": f'"{ref.sha256}"'}):
+        response = viewer.get(path(rows, 0), headers=headers)
+        assert response.status_code == 206
+        assert response.content == ZIP[start:stop]
+        assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(ZIP)}"
+        assert response.headers["content-length"] == str(stop - start)
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,5-9", "bytes=9-2", "bytes=-", "lines=1-2"])
+def test_other_ranges_give_the_whole(viewer: Caller, rows: OpenRun, wanted: str) -> None:
+    response = viewer.get(path(rows, 0), headers={"Range": wanted})
+    assert (response.status_code, response.content) == (200, ZIP)
+
+
+def test_a_range_of_another_version_gives_the_whole(viewer: Caller, rows: OpenRun) -> None:
+    headers = {"Range": "bytes=0-9", "If-Range": '"older"'}
+    assert viewer.get(path(rows, 0), headers=headers).content == ZIP
+
+
+@pytest.mark.parametrize("wanted", [f"bytes={len(ZIP)}-", "bytes=-0"])
+def test_a_range_behind_the_end(viewer: Caller, rows: OpenRun, wanted: str) -> None:
+    response = viewer.get(path(rows, 0), headers={"Range": wanted})
+    problem(response, 416, "range_not_satisfiable")
+    assert response.headers["content-range"] == f"bytes */{len(ZIP)}"
+
+
+def test_known_bytes_are_not_sent_again(viewer: Caller, rows: OpenRun, ref: BlobRef) -> None:
+    for tags in (f'"{ref.sha256}"', f'"x", W/"{ref.sha256}"', "*"):
+        response = viewer.get(path(rows, 0), headers={"If-None-Match": tags})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == f'"{ref.sha256}"'
+    assert viewer.get(path(rows, 0), headers={"If-None-Match": '"x"'}).content == ZIP

@@ -85,7 +85,7 @@ def _read_upload(dataset: UploadedDataset, task: TaskKind, open_blob: OpenBlob) 
     content = _read_blob(dataset, open_blob)
     try:
         if has_pictures:
-            return parse_image_archive(content)
+            return parse_image_archive(io.BytesIO(content))
         return parse_json_lines(content.splitlines(), task)
     except (JsonLinesError, ImageArchiveError) as error:
         raise InvalidConfigError(f"Uploaded data set {dataset.sha256[:12]}: {error}") from error
