@@ -1,12 +1,20 @@
 """Federations, and what they are made of."""
 
+import builtins
 from collections.abc import Iterator
 from uuid import UUID
 
 from backend.api_client.transport import Transport
 from backend.contracts.base_models import BaseModelInfo
 from backend.contracts.datasets import BuiltinTaskInfo
-from backend.contracts.federations import Federation, FederationCreate, FederationDetail
+from backend.contracts.federations import (
+    Federation,
+    FederationCreate,
+    FederationDetail,
+    FederationMember,
+    FederationMemberAdd,
+    FederationUpdate,
+)
 from backend.contracts.metric_catalogue import MetricCatalogue
 from backend.contracts.runs import Run, RunCreate
 from backend.contracts.strategies import StrategyInfo
@@ -52,6 +60,24 @@ class Federations:
     def get(self, federation_id: UUID) -> FederationDetail:
         """One federation with its members."""
         return self._transport.get(f"/federations/{federation_id}", FederationDetail)
+
+    def update(self, federation_id: UUID, change: FederationUpdate) -> FederationDetail:
+        """Open a federation to all users, or close it to all but its members."""
+        return self._transport.patch(f"/federations/{federation_id}", FederationDetail, change)
+
+    def members(self, federation_id: UUID) -> builtins.list[FederationMember]:
+        """The users who work in a federation, by name."""
+        path = f"/federations/{federation_id}/members"
+        return self._transport.get(path, builtins.list[FederationMember])
+
+    def add_member(self, federation_id: UUID, member: FederationMemberAdd) -> FederationMember:
+        """Let a user work in a federation, or change the user's role there."""
+        path = f"/federations/{federation_id}/members"
+        return self._transport.post(path, FederationMember, member)
+
+    def remove_member(self, federation_id: UUID, user_id: UUID) -> None:
+        """Take a user out of a federation."""
+        self._transport.call("DELETE", f"/federations/{federation_id}/members/{user_id}")
 
     def create_run(self, federation_id: UUID, run: RunCreate) -> Run:
         """Prepare a run; it begins with `ApiClient.runs.start`."""

@@ -20,6 +20,7 @@ from dashboard.components.delivered import reached
 from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import round_text, run_title
 from dashboard.components.live_history import mean
+from dashboard.components.people import people_section
 from dashboard.components.run_badge import run_badge
 from dashboard.components.run_start import start_runs
 from dashboard.components.server_clock import now
@@ -58,6 +59,7 @@ def main() -> None:
     _comparison(api, federation, [run for run in runs if run.status is RunStatus.COMPLETED])
     st.subheader("Members")
     client_table(federation.clients)
+    people_section(api, federation)
 
 
 def _runs(runs: list[Run]) -> None:

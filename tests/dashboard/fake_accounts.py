@@ -11,6 +11,12 @@ from fastapi import FastAPI, Query, Response
 
 from backend.contracts.audit import AuditEntry, AuditFilter
 from backend.contracts.common import Page
+from backend.contracts.federations import (
+    FederationDetail,
+    FederationMember,
+    FederationMemberAdd,
+    FederationUpdate,
+)
 from backend.contracts.users import (
     NewPersonalToken,
     OpenSession,
@@ -41,6 +47,7 @@ class Accounts:
         self.passwords: list[str] = []
         self.entries: list[AuditEntry] = []
         self.filters: list[AuditFilter] = []
+        self.members: dict[UUID, list[FederationMember]] = {}
         start = datetime.now(UTC)
         self.sessions = [
             OpenSession(
@@ -95,6 +102,7 @@ def add_account_routes(
 
     _sessions_and_users(app, platform, guards, route)
     _second_factor(app, platform, guards, route, refusal)
+    _members(app, platform, guards, route, refusal)
 
 
 def _sessions_and_users(
@@ -153,4 +161,39 @@ def _second_factor(
         if body.code != CODE:
             raise refusal(422, "wrong_second_factor", "The code is wrong.")
         platform.user.has_second_factor = False
+        return Response(status_code=204)
+
+
+def _members(
+    app: FastAPI,
+    platform: FakePlatform,
+    guards: list[Any],
+    route: Callable[..., Any],
+    refusal: type[Exception],
+) -> None:
+    members = platform.accounts.members
+
+    @route(app, "PATCH", "/federations/{federation_id}", guards)
+    def update(federation_id: UUID, body: FederationUpdate) -> FederationDetail:
+        federation = next(item for item in platform.federations if item.id == federation_id)
+        federation.visibility = body.visibility
+        return federation
+
+    @route(app, "GET", "/federations/{federation_id}/members", guards)
+    def listed(federation_id: UUID) -> list[FederationMember]:
+        return members.get(federation_id, [])
+
+    @route(app, "POST", "/federations/{federation_id}/members", guards, 201)
+    def add(federation_id: UUID, body: FederationMemberAdd) -> FederationMember:
+        if body.username == "nobody":
+            raise refusal(422, "unknown_user", "There is no user 'nobody'.")
+        member = FederationMember(
+            user_id=uuid4(), username=body.username, role=body.role, created_at=datetime.now(UTC)
+        )
+        members.setdefault(federation_id, []).append(member)
+        return member
+
+    @route(app, "DELETE", "/federations/{federation_id}/members/{user_id}", guards, 204)
+    def remove(federation_id: UUID, user_id: UUID) -> Response:
+        members[federation_id] = [m for m in members[federation_id] if m.user_id != user_id]
         return Response(status_code=204)
