@@ -1,5 +1,6 @@
 """One run, live: polls for what is new, keeps what it has seen, stops when nothing changes."""
 
+from collections.abc import Callable
 from uuid import UUID
 
 import streamlit as st
@@ -14,11 +15,12 @@ from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
-from dashboard.components.compatibility import groups_text
+from dashboard.components.compatibility import group_texts
 from dashboard.components.delivered import baseline_of, reached
 from dashboard.components.formatting import escape, moment_text
 from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import measured_section
+from dashboard.components.mixing import mixing_section
 from dashboard.components.privacy_view import privacy_section
 
 HISTORY = "run.history"
@@ -64,14 +66,15 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         )
     st.title(title_of(run.strategy))
     members = len(federation.clients)
+    rounds = "1 round" if run.num_rounds == 1 else f"{run.num_rounds} rounds"
     st.caption(
-        f"Seed {run.seed} · {run.num_rounds} rounds · {members} "
+        f"Seed {run.seed} · {rounds} · {members} "
         f"{'client' if members == 1 else 'clients'} · global rank {federation.global_rank} · "
         f"created {moment_text(run.created_at, session.viewer_zone())}"
     )
-    groups = groups_text(run.strategy, federation.clients)
+    groups = group_texts(run.strategy, federation.clients)
     if groups:
-        st.caption(f"Groups: {escape(groups)}")
+        st.caption(f"Groups: {escape(' · '.join(groups))}")
 
 
 def _controls(api: ApiClient, history: LiveHistory) -> None:
@@ -85,6 +88,10 @@ def _controls(api: ApiClient, history: LiveHistory) -> None:
             st.json(run.training.model_dump(mode="json"))
             st.markdown("**Privacy**")
             st.json(run.privacy.model_dump(mode="json"))
+            st.markdown("**Rounds**")
+            st.json(run.round_policy.model_dump(mode="json", exclude_none=True))
+            if run.stop_when is not None:
+                st.json({"stop_when": run.stop_when.model_dump(mode="json", exclude_none=True)})
         if not session.may_operate():
             return
         if run.status is RunStatus.CREATED and st.button(
@@ -92,16 +99,50 @@ def _controls(api: ApiClient, history: LiveHistory) -> None:
         ):
             history.run = api.runs.start(run.id)
             st.rerun()
+        _pause_and_resume(api, history)
         if not run.status.is_terminal:
             with st.popover("Cancel run", icon=":material/stop_circle:"):
                 st.markdown("Stop this run for good? A cancelled run cannot be continued.")
                 if st.button("Yes, cancel it", type="primary", key="run.cancel"):
-                    _cancel(api, history)
+                    _change(history, api.runs.cancel)
 
 
-def _cancel(api: ApiClient, history: LiveHistory) -> None:
+def _pause_and_resume(api: ApiClient, history: LiveHistory) -> None:
+    run = history.run
+    if run.status is RunStatus.RUNNING and run.comparison_id is None:
+        if st.button(
+            "Pause",
+            icon=":material/pause:",
+            help="Clients at work finish, and their work counts; nothing else begins.",
+        ):
+            _change(history, api.runs.pause)
+    elif run.status in {RunStatus.PAUSED, RunStatus.FAILED} and st.button(
+        "Resume",
+        type="primary",
+        icon=":material/play_arrow:",
+        help="Goes on in the round where it stopped; accepted updates stay.",
+    ):
+        _change(history, api.runs.resume)
+    if st.button(
+        "Copy", icon=":material/content_copy:", help="A new run with the same settings and seed."
+    ):
+        _copy(api, run)
+
+
+def _copy(api: ApiClient, run: Run) -> None:
     try:
-        history.run = api.runs.cancel(history.run.id)
+        copy = api.runs.clone(run.id)
+    except UnauthenticatedError:
+        raise
+    except ApiError as error:
+        st.error(escape(str(error)))
+    else:
+        st.switch_page(pages.RUN, query_params={"id": str(copy.id)})
+
+
+def _change(history: LiveHistory, change: Callable[[UUID], Run]) -> None:
+    try:
+        history.run = change(history.run.id)
     except UnauthenticatedError:
         raise
     except ApiError as error:
@@ -147,7 +188,8 @@ def _draw(
             run_view.baseline_section(history, styles, baseline, coming=baseline_run)
         run_view.training_section(history, styles)
         run_view.traffic_section(history, styles)
-        measured_section(history, styles)
+        mixing_section(history, styles)
+        measured_section(history, styles, group_texts(history.run.strategy, federation.clients))
     run_view.events_section(history, session.viewer_zone())
 
 

@@ -92,15 +92,15 @@ def verdict(strategy: Mapping[str, Any], clients: Sequence[Client]) -> Verdict:
     )
 
 
-def groups_text(strategy: Params, clients: Sequence[Client]) -> str | None:
-    """Who shares with whom, such as `north and south · east alone`; None without groups."""
+def group_texts(strategy: Params, clients: Sequence[Client]) -> list[str]:
+    """Who shares with whom, such as `north and south` and `east alone`; empty without groups."""
     if not is_grouped(strategy):
-        return None
+        return []
     parts = []
     for members in groups(strategy, [participant_of(client) for client in clients]):
         *others, last = [member.name for member in members]
         parts.append(f"{', '.join(others)} and {last}" if others else f"{last} alone")
-    return " · ".join(parts)
+    return parts
 
 
 def _concern(client: Client, global_rank: int) -> str | None:

@@ -1,6 +1,6 @@
 """Every measured value of a run as tables: what the charts leave out is here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import pandas as pd
@@ -10,13 +10,22 @@ from backend.contracts.metric_catalogue import METRICS, REPORT_VALUES, MetricInf
 from dashboard.components.charts import ClientStyle
 from dashboard.components.formatting import NOTHING, bytes_text, percent_text, points_text
 from dashboard.components.live_history import LiveHistory, newest
+from dashboard.components.mixing import is_mixing
 
 
-def measured_section(history: LiveHistory, styles: Mapping[UUID, ClientStyle]) -> None:
-    """The newest value of everything that was measured, by client, and the rounds' reports."""
+def measured_section(
+    history: LiveHistory, styles: Mapping[UUID, ClientStyle], groups: Sequence[str]
+) -> None:
+    """The newest value of everything that was measured, by client, and the rounds' reports.
+
+    Args:
+        history: of the run.
+        styles: of its clients.
+        groups: who shares with whom, in words; empty without groups.
+    """
     clients = {client: style.name for client, style in styles.items()}
     values = measured_table(history, clients)
-    reports = report_table(history)
+    reports = report_table(history, groups)
     if values.empty and reports.empty:
         return
     with st.expander("All measured values", icon=":material/table:"):
@@ -41,25 +50,32 @@ def measured_table(history: LiveHistory, clients: Mapping[UUID, str]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def report_table(history: LiveHistory) -> pd.DataFrame:
-    """One row per value of a report, one column per round that has been aggregated."""
+def report_table(history: LiveHistory, groups: Sequence[str]) -> pd.DataFrame:
+    """One row per value of a report, one column per round that has been aggregated.
+
+    Weights of pairs of clients are left out: they are a matrix of their own.
+    """
     closed = [item for _, item in sorted(history.rounds.items()) if item.report]
-    names = sorted({name for item in closed for name in item.report})
+    names = sorted({name for item in closed for name in item.report if not is_mixing(name)})
+    is_grouped = any("/" in name for name in names)
     rows = []
     for name in names:
-        info = _report_info(name)
+        group, _, bare = name.rpartition("/")
+        info = REPORT_VALUES.get(bare) or MetricInfo(name=bare, unit=Unit.RATIO, description="")
         cells = {
             f"Round {item.round_number}": value_text(info, item.report.get(name)) for item in closed
         }
-        rows.append({"Value": _label(info), **cells, "Meaning": info.description})
+        among = {"Among": _group_text(group, groups)} if is_grouped else {}
+        rows.append({"Value": _label(info), **among, **cells, "Meaning": info.description})
     return pd.DataFrame(rows)
 
 
-def _report_info(name: str) -> MetricInfo:
-    """Of a report's value; `group_0/relative_change` is the value of one group of clients."""
-    group, _, bare = name.rpartition("/")
-    info = REPORT_VALUES.get(bare) or MetricInfo(name=bare, unit=Unit.RATIO, description="")
-    return info.model_copy(update={"name": f"{group}: {bare}"}) if group else info
+def _group_text(group: str, groups: Sequence[str]) -> str:
+    """`group_1` -> who the second group is; values without a group are of everybody."""
+    number = group.removeprefix("group_")
+    if number.isdecimal() and int(number) < len(groups):
+        return groups[int(number)]
+    return group.replace("_", " ") or "everybody"
 
 
 def value_text(info: MetricInfo, value: float | None) -> str:

@@ -6,7 +6,13 @@ from streamlit.testing.v1 import AppTest
 from backend.contracts.common import FieldError
 from backend.contracts.enums import EventKind, Role, RunStatus, UpdateStatus
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyName, info_of
+from backend.contracts.strategies import (
+    CoLoraParams,
+    H2TuneParams,
+    LocalOnlyParams,
+    StrategyName,
+    info_of,
+)
 from dashboard import pages
 from tests.dashboard.fake_platform import FakePlatform, RefusalError, three_clinics
 from tests.dashboard.reading import Open, text_of
@@ -340,6 +346,27 @@ def test_a_completed_run_is_compared_and_offers_adapters(
         for name, size in (("city-hospital", "38.1"), ("north-clinic", "35.2"),
                            ("south-practice", "41.0"))
     ]  # fmt: skip
+
+
+def test_who_learns_from_whom_is_a_matrix_of_a_round_one_chooses(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = three_clinics(platform)
+    run = platform.play_to_end(
+        platform.add_run(federation, RunCreate(strategy=CoLoraParams(), num_rounds=2))
+    )
+    ids = [client.id for client in federation.clients]
+    for item in platform.rounds[run.id][:2]:
+        item.report.update({f"mixing_weight/{a}/{b}": 0.5 for a in ids for b in ids if a != b})
+    app = open_page(pages.RUN, id=str(run.id))
+    text = text_of(app)
+    assert "Who learns from whom" in text
+    assert "every cell would say 50" in text
+    [choice] = [box for box in app.selectbox if box.label == "Round"]
+    assert choice.options == ["2", "1"]
+    choice.set_value(1).run()
+    assert not app.exception
+    assert not any(str(ids[0]) in str(table.value) for table in app.dataframe)
 
 
 def test_the_page_waits_for_a_baseline_that_is_on_its_way(

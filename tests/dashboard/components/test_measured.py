@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import cast
+from uuid import UUID
 
 import pytest
 
@@ -10,18 +11,35 @@ from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import report_table, value_text
 
 
-def test_reports_name_the_group_that_a_value_belongs_to() -> None:
+def history(*reports: dict[str, float]) -> LiveHistory:
     rounds = {
-        1: SimpleNamespace(round_number=1, report={"num_groups": 2.0, "group_1/mean_rank": 3.5}),
-        2: SimpleNamespace(round_number=2, report={"num_groups": 2.0, "unheard_of": 0.25}),
-        3: SimpleNamespace(round_number=3, report={}),
+        number: SimpleNamespace(round_number=number, report=report)
+        for number, report in enumerate(reports, start=1)
     }
-    table = report_table(cast(LiveHistory, SimpleNamespace(rounds=rounds))).set_index("Value")
-    assert list(table.columns) == ["Round 1", "Round 2", "Meaning"]
+    return cast(LiveHistory, SimpleNamespace(rounds=rounds))
+
+
+def test_reports_name_the_group_that_a_value_belongs_to() -> None:
+    reports = ({"num_groups": 2.0, "group_1/mean_rank": 3.5}, {"num_groups": 2.0}, {})
+    table = report_table(history(*reports), ["north and south", "east alone"])
+    table = table.set_index("Value")
+    assert list(table.columns) == ["Among", "Round 1", "Round 2", "Meaning"]
     assert table.loc["num groups", "Round 1"] == "2"
-    assert table.loc["group 1: mean rank", "Round 1"] == "3.50"
-    assert "mean over clients or layers" in table.loc["group 1: mean rank", "Meaning"]
-    assert table.loc["unheard of (ratio)", "Round 2"] == "0.25"
+    assert table.loc["num groups", "Among"] == "everybody"
+    assert table.loc["mean rank", "Round 1"] == "3.50"
+    assert table.loc["mean rank", "Among"] == "east alone"
+    assert "mean over clients or layers" in table.loc["mean rank", "Meaning"]
+    unknown = report_table(history(*reports), []).set_index("Value")
+    assert unknown.loc["mean rank", "Among"] == "group 1"
+
+
+def test_weights_of_pairs_stay_out_of_the_table() -> None:
+    pair = f"mixing_weight/{UUID(int=1)}/{UUID(int=2)}"
+    reports = ({pair: 1.0, f"group_0/{pair}": 1.0, "sketch_cosine": 0.5, "unheard_of": 0.25},)
+    table = report_table(history(*reports), []).set_index("Value")
+    assert list(table.index) == ["sketch cosine (cosine)", "unheard of (ratio)"]
+    assert table.loc["unheard of (ratio)", "Round 1"] == "0.25"
+    assert "Among" not in table.columns
 
 
 @pytest.mark.parametrize(
