@@ -19,11 +19,12 @@ from backend.contracts.enums import (
     AttemptOutcome,
     EventKind,
     Execution,
+    RunStatus,
     UpdateStatus,
 )
 from backend.contracts.jobs import Job, RunClientUpdate
 from backend.contracts.metrics import MetricName
-from backend.db.models import Attempt, Client, ClientUpdate, Round
+from backend.db.models import Attempt, Client, ClientUpdate, Round, Run
 from backend.derived_metrics import derived_metrics
 from backend.journal import record_event, record_metrics
 from backend.lifecycle import change_update, lock_run
@@ -55,7 +56,18 @@ class Result:
 def claim(
     session: Session, client_update_id: UUID, worker: str, lease_seconds: float
 ) -> Claim | None:
-    """Begins the next attempt; None when the update is not waiting (a job delivered twice)."""
+    """Begins the next attempt; None when the update is not waiting (a job delivered twice).
+
+    None too while the run is paused.
+    """
+    is_paused = session.scalar(
+        select(Run.status == RunStatus.PAUSED)
+        .join(Round, Round.run_id == Run.id)
+        .join(ClientUpdate, ClientUpdate.round_id == Round.id)
+        .where(ClientUpdate.id == client_update_id)
+    )
+    if is_paused:
+        return None
     moved = change_update(
         session,
         client_update_id,
@@ -224,12 +236,12 @@ def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[
     without the client if it can, else the run fails.
     """
     row = session.execute(
-        select(Round, ClientUpdate.fence, Client)
+        select(Round, ClientUpdate.fence, ClientUpdate.first_fence, Client)
         .join(ClientUpdate, ClientUpdate.round_id == Round.id)
         .join(Client, ClientUpdate.client_id == Client.id)
         .where(ClientUpdate.id == client_update_id)
     ).one()
-    round_, fence, client = row
+    round_, fence, first_fence, client = row
     lock_run(session, round_.run_id)
     expired = session.scalar(
         select(ClientUpdate.id).where(
@@ -258,6 +270,7 @@ def expire(session: Session, client_update_id: UUID, max_attempts: int) -> list[
         .where(
             Attempt.client_update_id == client_update_id,
             Attempt.outcome == AttemptOutcome.EXPIRED,
+            Attempt.number > first_fence,
         )
     )
     if num_lost is not None and num_lost >= max_attempts:

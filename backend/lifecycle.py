@@ -26,12 +26,27 @@ from backend.journal import record_event
 RUN_CHANGES: Mapping[RunStatus, Set[RunStatus]] = {
     RunStatus.CREATED: {RunStatus.QUEUED, RunStatus.CANCELLED},
     RunStatus.QUEUED: {RunStatus.RUNNING, RunStatus.FAILED, RunStatus.CANCELLED},
-    RunStatus.RUNNING: {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED},
+    RunStatus.RUNNING: {
+        RunStatus.PAUSED,
+        RunStatus.COMPLETED,
+        RunStatus.FAILED,
+        RunStatus.CANCELLED,
+    },
+    RunStatus.PAUSED: {
+        RunStatus.RUNNING,
+        RunStatus.COMPLETED,  # its delivery was under way
+        RunStatus.FAILED,
+        RunStatus.CANCELLED,
+    },
+    RunStatus.FAILED: {RunStatus.RUNNING},  # a person resumes it
 }
 ROUND_CHANGES: Mapping[RoundStatus, Set[RoundStatus]] = {
     RoundStatus.OPEN: {RoundStatus.AGGREGATING, RoundStatus.FAILED, RoundStatus.CANCELLED},
     RoundStatus.AGGREGATING: {RoundStatus.CLOSED, RoundStatus.FAILED, RoundStatus.CANCELLED},
+    RoundStatus.FAILED: {RoundStatus.OPEN},
 }
+OPEN_ROUNDS = (RoundStatus.OPEN, RoundStatus.AGGREGATING)
+"""A run has at most one of these."""
 UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
     UpdateStatus.PENDING: {
         UpdateStatus.TRAINING,
@@ -47,6 +62,9 @@ UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
         UpdateStatus.DROPPED,
     },
     UpdateStatus.ACCEPTED: {UpdateStatus.REFUSED},  # it could not be aggregated
+    UpdateStatus.FAILED: {UpdateStatus.PENDING},  # its run is resumed, as in the next two
+    UpdateStatus.CANCELLED: {UpdateStatus.PENDING},
+    UpdateStatus.REFUSED: {UpdateStatus.PENDING},
 }
 OPEN_UPDATES = (UpdateStatus.PENDING, UpdateStatus.TRAINING)
 """A client is at work on these, or will be."""
@@ -77,7 +95,7 @@ def change_run(session: Session, run_id: UUID, to: RunStatus, **values: Any) -> 
     if to is RunStatus.QUEUED:
         values.setdefault("enqueued_at", func.now())
     if to is RunStatus.RUNNING:
-        values["started_at"] = func.now()
+        values["started_at"] = func.coalesce(Run.started_at, func.now())
     if to.is_terminal:
         values["ended_at"] = func.now()
     return _change(session, Run, run_id, sources(RUN_CHANGES, to), to, values)
@@ -87,7 +105,7 @@ def change_round(session: Session, round_id: UUID, to: RoundStatus, **values: An
     """Moves a round to `to`, if its state allows that; says whether it moved."""
     if to is RoundStatus.AGGREGATING:
         values["enqueued_at"] = func.now()
-    if not ROUND_CHANGES.get(to):
+    if to not in OPEN_ROUNDS:
         values["closed_at"] = func.now()
     return _change(session, Round, round_id, sources(ROUND_CHANGES, to), to, values)
 
@@ -138,7 +156,7 @@ def _end_open_parts(
 ) -> None:
     open_rounds = session.scalars(
         select(Round.id)
-        .where(Round.run_id == run_id, Round.status.in_(list(ROUND_CHANGES)))
+        .where(Round.run_id == run_id, Round.status.in_(OPEN_ROUNDS))
         .order_by(Round.id)
     ).all()
     for round_id in open_rounds:

@@ -89,7 +89,10 @@ def _lost_client_updates(session: Session, patience: timedelta) -> list[Job]:
     rows = session.scalars(
         select(ClientUpdate)
         .join(Client, ClientUpdate.client_id == Client.id)
+        .join(Round, ClientUpdate.round_id == Round.id)
+        .join(Run, Round.run_id == Run.id)
         .where(
+            Run.status == RunStatus.RUNNING,
             ClientUpdate.status == UpdateStatus.PENDING,
             Client.execution == Execution.MANAGED,
             _is_due(ClientUpdate.enqueued_at, patience),
@@ -107,7 +110,10 @@ def _end_abandoned(session_factory: SessionFactory, hours: float) -> int:
         abandoned = session.scalars(
             select(ClientUpdate.id)
             .join(Client, ClientUpdate.client_id == Client.id)
+            .join(Round, ClientUpdate.round_id == Round.id)
+            .join(Run, Round.run_id == Run.id)
             .where(
+                Run.status == RunStatus.RUNNING,
                 ClientUpdate.status == UpdateStatus.PENDING,
                 Client.execution == Execution.REMOTE,
                 ClientUpdate.enqueued_at < func.now() - timedelta(hours=hours),

@@ -33,7 +33,7 @@ def plan_opening(run: Run, members: list[Client], busy: set[UUID]) -> Opening:
     """Who takes part in the next round: not whoever is still busy with an earlier one."""
     number = run.round_number + 1
     policy = RoundPolicy.model_validate(run.round_policy)
-    if number > run.num_rounds:
+    if number > (run.stopped_after or run.num_rounds):
         quorum = policy.quorum(len(members))
         return Opening(number, RoundKind.DELIVER, members, len(members), quorum, None)
     num_at_work = policy.num_participants(len(members))

@@ -39,6 +39,7 @@ from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
+from backend.stopping import stop_if_learned_enough
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.checkpoints import CheckpointFile, remove_abandoned
@@ -129,9 +130,10 @@ def _open(platform: Platform, run: Run, opening: Opening, federation: types.Fede
     }
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
-        if current.round_number != run.round_number or current.status.is_terminal:
-            return  # somebody else opened it, or the run has ended
-        if change_run(session, run.id, RunStatus.RUNNING):
+        may_go_on = current.status in {RunStatus.QUEUED, RunStatus.RUNNING}
+        if current.round_number != run.round_number or not may_go_on:
+            return  # somebody else opened it, or the run has ended or is paused
+        if current.status is RunStatus.QUEUED and change_run(session, run.id, RunStatus.RUNNING):
             record_event(session, run.id, EventKind.RUN_STARTED, "The run started.")
         current.round_number = opening.number
         current.state_sha256 = state_sha256
@@ -256,6 +258,7 @@ def _aggregate(
             round_number=round_.round_number,
             report=values,
         )
+        stop_if_learned_enough(session, current)
         commit_and_enqueue(session, OpenRound(run_id=run.id))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 from backend.api_client.transport import Transport
-from backend.contracts.runs import Adapter, Event, LiveRun, MetricPoint, Run
+from backend.contracts.runs import Adapter, Event, LiveRun, MetricPoint, Run, RunClone
 
 LARGE_PAGES = {"limit": 1000}  # a run measures thousands of small values
 
@@ -27,6 +27,18 @@ class Runs:
     def cancel(self, run_id: UUID) -> Run:
         """End a run early; what clients already reached is kept."""
         return self._transport.post(f"/runs/{run_id}/cancel", Run)
+
+    def pause(self, run_id: UUID) -> Run:
+        """Begin nothing new until it is resumed; what is under way finishes."""
+        return self._transport.post(f"/runs/{run_id}/pause", Run)
+
+    def resume(self, run_id: UUID) -> Run:
+        """Go on with a paused run, or with a failed one in the round in which it failed."""
+        return self._transport.post(f"/runs/{run_id}/resume", Run)
+
+    def clone(self, run_id: UUID, seed: int | None = None) -> Run:
+        """A new run with the same settings, and another seed if one is given."""
+        return self._transport.post(f"/runs/{run_id}/clone", Run, RunClone(seed=seed))
 
     def live(self, run_id: UUID, after: int = 0) -> LiveRun:
         """The state of a run, and what happened since a cursor.

@@ -34,13 +34,14 @@ class RunStatus(StrEnum):
     CREATED = "created"
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"  # begins nothing new until a person resumes it
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
     @property
     def is_terminal(self) -> bool:
-        """True when nothing will change any more."""
+        """True when nothing will change any more by itself; a failed run may be resumed."""
         return self in {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
 
 
@@ -90,6 +91,9 @@ class EventKind(StrEnum):
     RUN_QUEUED = "run_queued"
     RUN_ADMITTED = "run_admitted"  # its turn in its comparison has come
     RUN_STARTED = "run_started"
+    RUN_PAUSED = "run_paused"
+    RUN_RESUMED = "run_resumed"
+    RUN_STOPPED_EARLY = "run_stopped_early"  # it has learned enough; the delivery follows
     RUN_COMPLETED = "run_completed"
     RUN_FAILED = "run_failed"
     RUN_CANCELLED = "run_cancelled"

@@ -17,6 +17,7 @@ from backend.contracts.enums import (
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy
+from backend.contracts.stopping import StopRule
 from backend.contracts.strategies import Params, title_of
 from backend.contracts.training import TrainingConfig
 
@@ -43,6 +44,17 @@ class RunCreate(Request):
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacySettings = NO_PRIVACY
     round_policy: RoundPolicy = EVERYBODY
+    stop_when: StopRule | None = Field(
+        None, description="deliver before the last round if this holds; empty: never"
+    )
+
+
+class RunClone(Request):
+    """A new run with the settings of another."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seed": 1}]})
+
+    seed: int | None = Field(None, ge=0, lt=2**31, description="empty: the same")
 
 
 class Run(Answer):
@@ -56,6 +68,10 @@ class Run(Answer):
     training: TrainingConfig
     privacy: PrivacySettings = NO_PRIVACY
     round_policy: RoundPolicy = EVERYBODY
+    stop_when: StopRule | None = None
+    stopped_after: int | None = Field(
+        None, description="the last training round, where the run stopped before `num_rounds`"
+    )
     status: RunStatus
     round_number: int = Field(description="the current round; 0 before the first")
     error: str | None = Field(description="why the run failed, for people")

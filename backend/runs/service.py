@@ -15,6 +15,7 @@ from backend.contracts.jobs import OpenRound
 from backend.contracts.privacy import PrivacySettings, platform_refusals
 from backend.contracts.round_policy import policy_refusals
 from backend.contracts.runs import Adapter, Run, RunCreate
+from backend.contracts.stopping import stop_refusal
 from backend.contracts.strategies import Params, title_of
 from backend.db import models
 from backend.errors import ConflictError, InvalidError, NotFoundError
@@ -50,6 +51,7 @@ def create_run(
         training=request.training.model_dump(mode="json"),
         privacy=request.privacy.model_dump(mode="json"),
         round_policy=request.round_policy.model_dump(mode="json"),
+        stop_when=None if request.stop_when is None else request.stop_when.model_dump(mode="json"),
         num_rounds=request.num_rounds,
         seed=request.seed,
         created_by=actor.id,
@@ -110,21 +112,22 @@ def require_protectable(strategy: Params, privacy: PrivacySettings) -> None:
 
 
 def require_possible(request: RunCreate, num_members: int) -> None:
-    """Refuses a round policy by which no round of so many members could close.
+    """Refuses rounds that could never close, and a rule to stop that would know nothing.
 
     Raises:
         InvalidError: one sentence a field, each with the remedy.
     """
-    found = policy_refusals(request.strategy, request.round_policy, num_members)
+    policy = policy_refusals(request.strategy, request.round_policy, num_members)
+    found = {f"round_policy.{field}": reason for field, reason in policy.items()}
+    stop = stop_refusal(request.stop_when, request.privacy)
+    if stop is not None:
+        found["stop_when"] = stop
     if not found:
         return
     raise InvalidError(
         " ".join(found.values()),
         code="round_policy_impossible",
-        errors=[
-            FieldError(field=f"round_policy.{field}", message=reason)
-            for field, reason in found.items()
-        ],
+        errors=[FieldError(field=field, message=reason) for field, reason in found.items()],
     )
 
 

@@ -16,6 +16,7 @@ RUN_BADGES: dict[RunStatus, tuple[BadgeColour, str]] = {
     RunStatus.CREATED: ("gray", ":material/draft:"),
     RunStatus.QUEUED: ("orange", ":material/hourglass_top:"),
     RunStatus.RUNNING: ("blue", ":material/play_circle:"),
+    RunStatus.PAUSED: ("orange", ":material/pause_circle:"),
     RunStatus.COMPLETED: ("green", ":material/check_circle:"),
     RunStatus.FAILED: ("red", ":material/error:"),
     RunStatus.CANCELLED: ("gray", ":material/cancel:"),
@@ -66,10 +67,12 @@ def run_title(run: Run) -> str:
 def round_text(run: Run) -> str:
     """Where a run stands, such as `round 3 of 5`."""
     if run.status is RunStatus.COMPLETED:
+        if run.stopped_after is not None:
+            return f"{run.stopped_after} of {run.num_rounds} rounds, stopped early"
         return f"all {run.num_rounds} rounds" if run.num_rounds > 1 else "1 round"
     if run.round_number == 0:
         return "not begun"
-    if run.round_number > run.num_rounds:
+    if run.round_number > (run.stopped_after or run.num_rounds):
         return "delivering adapters"
     return f"round {run.round_number} of {run.num_rounds}"
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from backend.api_client.errors import ApiError
 from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.runs import RunCreate
+from backend.contracts.stopping import StopRule
 from backend.contracts.strategies import StrategyInfo, StrategyName
 from backend.contracts.training import TrainingConfig
 from dashboard.components.formatting import escape
@@ -57,6 +58,7 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         )
         if "" in round_errors:
             st.caption(f":red[:material/error: {escape(round_errors[''])}]")
+        stop_when = _stop_form(key, errors_below("stop_when", None, errors))
     chosen = {"name": strategy.name, **params}
     privacy = privacy_form(chosen, num_rounds, key, errors_below("privacy", None, errors))
     return {
@@ -66,7 +68,21 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         "training": training,
         "privacy": privacy,
         "round_policy": round_policy,
+        "stop_when": stop_when,
     }
+
+
+def _stop_form(key: str, errors: Errors) -> dict[str, Any] | None:
+    if not st.toggle(
+        "Stop early",
+        key=f"{key}.stop_early",
+        help="Goes to the delivery before the last round, once the clients have learned enough.",
+    ):
+        return None
+    values = schema_form(StopRule.model_json_schema(), f"{key}.stop_when", errors)
+    if "" in errors:
+        st.caption(f":red[:material/error: {escape(errors[''])}]")
+    return values
 
 
 def baseline_toggle(values: Mapping[str, Any], key: str) -> bool:

@@ -325,8 +325,9 @@ _NEXT_STEPS: dict[RunStatus, str] = {
     RunStatus.CREATED: "Prepared. Press Start to begin.",
     RunStatus.QUEUED: "Waiting for a worker. If this lasts, check that `fedbraid up` is running.",
     RunStatus.RUNNING: "This page refreshes by itself.",
+    RunStatus.PAUSED: "Clients at work finish; nothing else begins until somebody resumes it.",
     RunStatus.COMPLETED: "The adapters are ready below.",
-    RunStatus.FAILED: "Fix the cause below and start another run on the federation's page.",
+    RunStatus.FAILED: "Fix the cause below, then resume it: it goes on where it failed.",
     RunStatus.CANCELLED: "Cancelled by a person. Start another run on the federation's page.",
 }
 

@@ -14,6 +14,7 @@ from backend.db.models import Attempt, ClientUpdate, Event, Round, Run
 from backend.db.session import SessionFactory
 from backend.leases import claim
 from backend.lifecycle import (
+    OPEN_ROUNDS,
     ROUND_CHANGES,
     RUN_CHANGES,
     UPDATE_CHANGES,
@@ -70,7 +71,7 @@ def test_ending_a_run_ends_all_its_parts(session_factory: SessionFactory, end: R
         assert run.ended_at is not None
         round_ = session.get_one(Round, rows.round_id, populate_existing=True)
         assert round_.status.value == end.value
-        assert round_.status in set(RoundStatus) - set(ROUND_CHANGES)
+        assert round_.status not in OPEN_ROUNDS
         updates = session.scalars(
             select(ClientUpdate).execution_options(populate_existing=True)
         ).all()

@@ -30,6 +30,7 @@ class ClientUpdate(Base):
         enum_column(UpdateStatus), default=UpdateStatus.PENDING, index=True
     )
     fence: Mapped[int] = mapped_column(default=0)
+    first_fence: Mapped[int] = mapped_column(default=0, server_default="0")  # as it was resumed
     lease_expires_at: Mapped[datetime | None]
     enqueued_at: Mapped[datetime | None]
     stage: Mapped[str | None]

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, UniqueConstraint, func
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.contracts.enums import RunStatus
@@ -25,7 +26,9 @@ class Run(Base):
     training: Mapped[dict[str, Any]]  # contracts.training.TrainingConfig
     privacy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     round_policy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    stop_when: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     num_rounds: Mapped[int]
+    stopped_after: Mapped[int | None]  # the last training round of a run that stopped early
     seed: Mapped[int]
     status: Mapped[RunStatus] = mapped_column(
         enum_column(RunStatus), default=RunStatus.CREATED, index=True
@@ -40,6 +43,7 @@ class Run(Base):
     # When its last job left; the sweep repeats a lost one. Queued and null: it waits for its turn
     # in a comparison.
     enqueued_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
