@@ -1,0 +1,277 @@
+"""Every endpoint of the API, called by everybody: who gets in, who does not, and with which answer.
+
+An endpoint that is missing in the table fails the first test: whoever adds one says who may.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.orm import Session
+
+from backend.auth.service import issue_credential, issue_session
+from backend.contracts.enums import Execution, Role
+from backend.contracts.federations import Visibility
+from backend.db.ids import new_id
+from backend.db.models import (
+    Client,
+    ClientUpdate,
+    Comparison,
+    EnrolmentKey,
+    Federation,
+    FederationMember,
+    Run,
+    User,
+)
+from backend.storage import BlobStore, save_blob
+from tests.backend.rows import OpenRun, add_open_run
+from tests.factories import Caller, add_user
+
+PASS, ASK, REFUSE, HIDE = "in", "401", "403", "404"
+CALLERS = (
+    "anonymous",
+    *("viewer", "operator", "administrator", "client"),
+    *("foreign viewer", "foreign operator", "foreign client"),
+)
+
+
+class Access(Enum):
+    """What each caller gets, in the order of `CALLERS`."""
+
+    OPEN = (PASS,) * 8
+    ANYBODY_KNOWN = (ASK, *(PASS,) * 7)
+    USER = (ASK, PASS, PASS, PASS, REFUSE, PASS, PASS, REFUSE)
+    OPERATOR = (ASK, REFUSE, PASS, PASS, REFUSE, REFUSE, PASS, REFUSE)
+    ADMINISTRATOR = (ASK, REFUSE, REFUSE, PASS, REFUSE, REFUSE, REFUSE, REFUSE)
+    CLIENT = (ASK, REFUSE, REFUSE, REFUSE, PASS, REFUSE, REFUSE, PASS)
+    OWN_UPDATE = (ASK, REFUSE, REFUSE, REFUSE, PASS, REFUSE, REFUSE, HIDE)
+    READ = (ASK, PASS, PASS, PASS, REFUSE, HIDE, HIDE, REFUSE)
+    CHANGE = (ASK, REFUSE, PASS, PASS, REFUSE, REFUSE, HIDE, REFUSE)
+    READ_OR_ITSELF = (ASK, PASS, PASS, PASS, PASS, HIDE, HIDE, REFUSE)
+    CHANGE_OR_ITSELF = (ASK, REFUSE, PASS, PASS, PASS, REFUSE, HIDE, REFUSE)
+
+
+TABLE = {
+    "GET /healthz": Access.OPEN,
+    "GET /readyz": Access.OPEN,
+    "GET /metrics": Access.OPEN,
+    "POST /api/v1/sessions": Access.OPEN,
+    "GET /api/v1/sessions": Access.USER,
+    "DELETE /api/v1/sessions/current": Access.USER,
+    "DELETE /api/v1/sessions/{session_id}": Access.USER,
+    "GET /api/v1/users/me": Access.USER,
+    "POST /api/v1/users/me/password": Access.USER,
+    "GET /api/v1/users/me/tokens": Access.USER,
+    "POST /api/v1/users/me/tokens": Access.USER,
+    "DELETE /api/v1/users/me/tokens/{token_id}": Access.USER,
+    "POST /api/v1/users/me/second-factor": Access.USER,
+    "POST /api/v1/users/me/second-factor/confirmation": Access.USER,
+    "POST /api/v1/users/me/second-factor/removal": Access.USER,
+    "POST /api/v1/users": Access.ADMINISTRATOR,
+    "GET /api/v1/users": Access.ADMINISTRATOR,
+    "PATCH /api/v1/users/{user_id}": Access.ADMINISTRATOR,
+    "GET /api/v1/audit": Access.ADMINISTRATOR,
+    "GET /api/v1/audit/export.csv": Access.ADMINISTRATOR,
+    "GET /api/v1/base-models": Access.ANYBODY_KNOWN,
+    "GET /api/v1/strategies": Access.ANYBODY_KNOWN,
+    "GET /api/v1/builtin-tasks": Access.ANYBODY_KNOWN,
+    "GET /api/v1/metrics": Access.ANYBODY_KNOWN,
+    "POST /api/v1/clients/register": Access.OPEN,
+    "POST /api/v1/enrolment-keys": Access.OPERATOR,
+    "GET /api/v1/enrolment-keys": Access.OPERATOR,
+    "DELETE /api/v1/enrolment-keys/{key_id}": Access.CHANGE,
+    "GET /api/v1/clients": Access.USER,
+    "GET /api/v1/clients/me": Access.CLIENT,
+    "POST /api/v1/clients/me/heartbeat": Access.CLIENT,
+    "GET /api/v1/clients/{client_id}": Access.READ_OR_ITSELF,
+    "POST /api/v1/clients/{client_id}/approval": Access.CHANGE,
+    "POST /api/v1/clients/{client_id}/credential": Access.CHANGE,
+    "DELETE /api/v1/clients/{client_id}/credential": Access.CHANGE,
+    "PUT /api/v1/clients/{client_id}/dataset": Access.CHANGE_OR_ITSELF,
+    "POST /api/v1/federations": Access.OPERATOR,
+    "GET /api/v1/federations": Access.USER,
+    "GET /api/v1/federations/{federation_id}": Access.READ,
+    "PATCH /api/v1/federations/{federation_id}": Access.CHANGE,
+    "GET /api/v1/federations/{federation_id}/members": Access.READ,
+    "POST /api/v1/federations/{federation_id}/members": Access.CHANGE,
+    "DELETE /api/v1/federations/{federation_id}/members/{user_id}": Access.CHANGE,
+    "POST /api/v1/federations/{federation_id}/runs": Access.CHANGE,
+    "GET /api/v1/federations/{federation_id}/runs": Access.READ,
+    "GET /api/v1/runs/{run_id}": Access.READ,
+    "POST /api/v1/runs/{run_id}/start": Access.CHANGE,
+    "POST /api/v1/runs/{run_id}/cancel": Access.CHANGE,
+    "POST /api/v1/runs/{run_id}/pause": Access.CHANGE,
+    "POST /api/v1/runs/{run_id}/resume": Access.CHANGE,
+    "POST /api/v1/runs/{run_id}/clone": Access.CHANGE,
+    "GET /api/v1/runs/{run_id}/live": Access.READ,
+    "GET /api/v1/runs/{run_id}/metrics": Access.READ,
+    "GET /api/v1/runs/{run_id}/events": Access.READ,
+    "GET /api/v1/runs/{run_id}/adapters": Access.READ,
+    "GET /api/v1/runs/{run_id}/clients/{client_id}/adapter": Access.READ_OR_ITSELF,
+    "POST /api/v1/federations/{federation_id}/comparisons": Access.CHANGE,
+    "GET /api/v1/federations/{federation_id}/comparisons": Access.READ,
+    "GET /api/v1/comparisons/{comparison_id}": Access.READ,
+    "POST /api/v1/comparisons/{comparison_id}/start": Access.CHANGE,
+    "POST /api/v1/comparisons/{comparison_id}/cancel": Access.CHANGE,
+    "GET /api/v1/comparisons/{comparison_id}/runs": Access.READ,
+    "GET /api/v1/comparisons/{comparison_id}/events": Access.READ,
+    "GET /api/v1/comparisons/{comparison_id}/results": Access.READ,
+    "GET /api/v1/comparisons/{comparison_id}/results.csv": Access.READ,
+    "GET /api/v1/comparisons/{comparison_id}/results.md": Access.READ,
+    "POST /api/v1/agent/lease": Access.CLIENT,
+    "GET /api/v1/agent/updates/{update_id}/plan": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/heartbeat": Access.OWN_UPDATE,
+    "PUT /api/v1/agent/updates/{update_id}/shared": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/result": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/failure": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/release": Access.OWN_UPDATE,
+}
+
+# What an address needs to reach the check of whose it is; other bodies are left out, since a
+# caller who gets in is then told what is wrong with the request, and nothing changes.
+REQUESTS: dict[str, dict[str, Any]] = {
+    "POST /api/v1/agent/updates/{update_id}/heartbeat": {
+        "json": {"fence": 9, "stage": "training", "step": 0, "num_steps": 1}
+    },
+    "PUT /api/v1/agent/updates/{update_id}/shared": {
+        "params": {"fence": 9},
+        "headers": {"Content-Type": "application/vnd.safetensors"},
+    },
+    "POST /api/v1/agent/updates/{update_id}/result": {"json": {"fence": 9}},
+    "POST /api/v1/agent/updates/{update_id}/failure": {"json": {"fence": 9, "reason": "test"}},
+    "POST /api/v1/agent/updates/{update_id}/release": {"json": {"fence": 9}},
+}
+
+
+def endpoints(app: object) -> set[str]:
+    assert isinstance(app, FastAPI)
+    return {
+        f"{method.upper()} {path}"
+        for path, operations in app.openapi()["paths"].items()
+        for method in operations
+    }
+
+
+def test_the_table_has_every_endpoint(anonymous: Caller) -> None:
+    assert endpoints(anonymous.http.app) - set(TABLE) == set()
+
+
+@dataclass
+class World:
+    """One tenant with everything that an address can name, and people inside and outside."""
+
+    session: Session
+    ids: dict[str, UUID]
+    users: dict[str, User]
+    clients: dict[str, Client]
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def caller(self, http: Caller, name: str) -> Caller:
+        """With a fresh token: some calls end the one that they are made with."""
+        if name == "anonymous":
+            return http
+        if name in self.clients:
+            token = issue_credential(self.session, self.clients[name])
+        else:
+            until = datetime.now(UTC) + timedelta(hours=1)
+            token = issue_session(self.session, self.users[name], until)[1]
+        self.session.commit()
+        return http.with_token(token)
+
+
+@pytest.fixture
+def world(session: Session, anonymous: Caller, blob_store: BlobStore) -> World:
+    own = add_open_run(session, 1, Execution.REMOTE)
+    other = add_open_run(session, 1, Execution.REMOTE)
+    users = {role.value: add_user(session, role) for role in Role}
+    users |= {
+        f"foreign {role.value}": add_user(session, role) for role in (Role.VIEWER, Role.OPERATOR)
+    }
+    run = session.get_one(Run, own.run_id)
+    federation = session.get_one(Federation, run.federation_id)
+    federation.visibility = Visibility.MEMBERS
+    session.add_all(
+        FederationMember(federation_id=federation.id, user_id=users[role.value].id, role=role)
+        for role in (Role.VIEWER, Role.OPERATOR)
+    )
+    plan = save_blob(session, blob_store, b"a plan", "application/octet-stream")
+    session.get_one(ClientUpdate, own.update_ids[0]).plan_sha256 = plan.sha256
+    arm = {"name": "local", "strategy": run.strategy}
+    comparison = Comparison(
+        federation_id=federation.id, name="c", arms=[arm], seeds=[0], training=run.training,
+        num_rounds=1, created_by=users["operator"].id,
+    )  # fmt: skip
+    key = EnrolmentKey(
+        secret_hash="-", label="k", max_uses=1, created_by=users["operator"].id,
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+    )  # fmt: skip
+    session.add_all([comparison, key])
+    session.flush()
+    session.add(
+        Run(
+            federation_id=federation.id, comparison_id=comparison.id, arm="local", seed=0,
+            strategy=run.strategy, training=run.training, num_rounds=1, created_by=key.created_by,
+        )
+    )  # fmt: skip
+    session.commit()
+    ids = {
+        "federation_id": federation.id,
+        "run_id": own.run_id,
+        "comparison_id": comparison.id,
+        "client_id": own.client_ids[0],
+        "update_id": own.update_ids[0],
+        "key_id": key.id,
+    }
+    return World(session, ids, users, _clients(session, own, other))
+
+
+def _clients(session: Session, own: OpenRun, other: OpenRun) -> dict[str, Client]:
+    return {
+        "client": session.get_one(Client, own.client_ids[0]),
+        "foreign client": session.get_one(Client, other.client_ids[0]),
+    }
+
+
+def outcome(response: Any, world: World) -> str:
+    """What became of a call: in, 401, 403, or 404 as if there were nothing."""
+    assert response.status_code < 500, response.text
+    if response.status_code in {401, 403}:
+        return str(response.status_code)
+    if response.status_code == 404:
+        detail = response.json()["detail"]
+        named = any(str(number) in detail for number in world.ids.values())
+        is_hidden = detail.startswith("There is no") or "has no client update" in detail
+        if named and is_hidden:
+            return HIDE
+    return PASS
+
+
+def test_everybody_gets_what_the_table_says(anonymous: Caller, world: World) -> None:
+    wrong = []
+    there = endpoints(anonymous.http.app)
+    for endpoint, access in TABLE.items():
+        if endpoint not in there:
+            continue
+        method, template = endpoint.split(" ")
+        path = template
+        for name, number in world.ids.items():
+            path = path.replace(f"{{{name}}}", str(number))
+        for name in ("user_id", "session_id", "token_id"):
+            path = path.replace(f"{{{name}}}", str(new_id()))
+        for name, expected in zip(CALLERS, access.value, strict=True):
+            caller = world.caller(anonymous, name)
+            request = REQUESTS.get(endpoint, {})
+            headers = dict(request.get("headers", {}))
+            if caller.token:
+                headers["Authorization"] = f"Bearer {caller.token}"
+            response = anonymous.http.request(method, path, **request | {"headers": headers})
+            found = outcome(response, world)
+            if found != expected:
+                wrong.append(
+                    f"{endpoint} as {name}: {found}, not {expected}: {response.text[:120]}"
+                )
+    assert not wrong, "\n".join(wrong)
