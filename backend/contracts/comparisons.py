@@ -37,7 +37,11 @@ class ArmTraining(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float | None = Field(
-        None, gt=0, le=1, description="of AdamW; empty: that of the comparison"
+        None,
+        gt=0,
+        le=1,
+        title="Learning rate of this arm",
+        description="Of AdamW. Empty: that of the comparison.",
     )
 
     def applied_to(self, common: TrainingConfig) -> TrainingConfig:

@@ -6,12 +6,12 @@ import streamlit as st
 
 from backend.api_client.client import ApiClient
 from backend.api_client.errors import ApiError, UnauthenticatedError
-from backend.contracts.comparisons import Comparison
+from backend.contracts.comparisons import Arm, Comparison
 from backend.contracts.enums import RunStatus
 from dashboard import pages, session
 from dashboard.components import comparison_view
 from dashboard.components.address import id_in_address
-from dashboard.components.formatting import escape, moment_text
+from dashboard.components.formatting import counted, escape, moment_text
 
 REFRESH_SECONDS = 3.0
 
@@ -39,8 +39,10 @@ def _title(api: ApiClient, comparison: Comparison) -> None:
     st.title(escape(comparison.name))
     seeds = ", ".join(map(str, comparison.seeds))
     st.caption(
-        f"{len(comparison.arms)} arms · seeds {seeds} · {comparison.num_rounds} rounds · "
-        f"{len(federation.clients)} clients · "
+        f"{counted(len(comparison.arms), 'arm')} · "
+        f"{'seed' if len(comparison.seeds) == 1 else 'seeds'} {seeds} · "
+        f"{counted(comparison.num_rounds, 'round')} · "
+        f"{counted(len(federation.clients), 'client')} · "
         f"created {moment_text(comparison.created_at, session.viewer_zone())}"
     )
 
@@ -51,7 +53,7 @@ def _controls(api: ApiClient, comparison: Comparison) -> None:
         with st.popover("Settings", icon=":material/tune:"):
             for arm in comparison.arms:
                 st.markdown(f"**{escape(arm.title)}**")
-                st.json(arm.strategy.model_dump(mode="json"), expanded=False)
+                st.json(_settings(arm), expanded=False)
             st.markdown("**Local training**")
             st.json(comparison.training.model_dump(mode="json"), expanded=False)
         comparison_view.downloads(api, comparison)
@@ -67,6 +69,15 @@ def _controls(api: ApiClient, comparison: Comparison) -> None:
                 st.markdown("Stop all runs that have not ended? What others have found stays.")
                 if st.button("Yes, cancel it", type="primary", key="comparison.cancel"):
                     _cancel(api, comparison)
+
+
+def _settings(arm: Arm) -> dict[str, object]:
+    """Everything in which an arm may differ from the others."""
+    values: dict[str, object] = arm.strategy.model_dump(mode="json")
+    values |= arm.training.model_dump(mode="json", exclude_none=True)
+    if arm.privacy.differential_privacy is not None:
+        values["differential_privacy"] = arm.privacy.differential_privacy.model_dump(mode="json")
+    return values
 
 
 def _cancel(api: ApiClient, comparison: Comparison) -> None:

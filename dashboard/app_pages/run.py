@@ -17,7 +17,7 @@ from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
 from dashboard.components.compatibility import group_texts
 from dashboard.components.delivered import baseline_of, reached
-from dashboard.components.formatting import escape, moment_text
+from dashboard.components.formatting import counted, escape, moment_text
 from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import measured_section
 from dashboard.components.mixing import mixing_section
@@ -65,11 +65,9 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
             query_params={"id": str(run.comparison_id)},
         )
     st.title(title_of(run.strategy))
-    members = len(federation.clients)
-    rounds = "1 round" if run.num_rounds == 1 else f"{run.num_rounds} rounds"
     st.caption(
-        f"Seed {run.seed} · {rounds} · {members} "
-        f"{'client' if members == 1 else 'clients'} · global rank {federation.global_rank} · "
+        f"Seed {run.seed} · {counted(run.num_rounds, 'round')} · "
+        f"{counted(len(federation.clients), 'client')} · global rank {federation.global_rank} · "
         f"created {moment_text(run.created_at, session.viewer_zone())}"
     )
     groups = group_texts(run.strategy, federation.clients)

@@ -1,4 +1,4 @@
-"""The settings of a comparison: strategies, seeds, controls, rounds and local training."""
+"""The settings of a comparison: arms, seeds, controls, rounds and local training."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,13 @@ from backend.contracts.comparisons import ComparisonCreate
 from backend.contracts.compatibility import participant_of, refusals
 from backend.contracts.strategies import StrategyInfo, StrategyName
 from backend.contracts.training import TrainingConfig
-from dashboard.components.compatibility import verdict
-from dashboard.components.formatting import escape
+from dashboard.components.comparison_arms import (
+    local_arms,
+    protected,
+    protection_form,
+    variants_form,
+)
+from dashboard.components.formatting import counted, escape
 from dashboard.components.run_form import errors_below
 from dashboard.components.schema_form import schema_form
 
@@ -66,15 +71,33 @@ def comparison_form(
             help="Strategies that need equal models run inside groups of equal architecture, and "
             "every table says so.",
         )  # fmt: skip
-    arms = [_arm(info, clients, grouping=grouping) for info in chosen]
+        tuned = st.toggle(
+            "Local baseline at several learning rates", value=False, key=f"{KEY}.tuned",
+            help="Adds local-only arms at 3e-4, 1e-3 and 3e-3. Verdicts use the best of them, so "
+            "that no gain comes from a baseline that was tuned worse.",
+        )  # fmt: skip
+    arms = [
+        arm
+        for info in chosen
+        for arm in variants_form(info, clients, f"{KEY}.{info.name}", grouping=grouping)
+    ]
     training_errors = errors_below("training", None, errors)
     with st.expander("Local training, the same for all", expanded=bool(training_errors)):
         training = schema_form(TrainingConfig.model_json_schema(), f"{KEY}.training",
                                training_errors)  # fmt: skip
+    if tuned:
+        local = local_arms(training["learning_rate"])
+        arms = [arm for arm in arms if arm["strategy"] != local[0]["strategy"]] + local
+    privacy = protection_form(num_rounds, f"{KEY}.privacy")
+    if privacy is not None:
+        twins, reasons = protected(arms, privacy)
+        arms += twins
+        for reason in reasons:
+            st.caption(f":material/info: Without protection only: {escape(reason)}")
     return _draft(
         {
             "name": name,
-            "arms": [{"strategy": arm} for arm in arms],
+            "arms": arms,
             "seeds": [part for part in _SEPARATORS.split(seeds.strip()) if part],
             "num_rounds": num_rounds,
             "controls": controls,
@@ -95,23 +118,10 @@ def show_draft(draft: Draft) -> None:
         seeds = len(draft.request.seeds)
         st.caption(
             escape(
-                f"{len(arms)} arms times {seeds} {'seed' if seeds == 1 else 'seeds'}: "
-                f"{len(arms) * seeds} runs, a few at once ({', '.join(arms)})"
+                f"{counted(len(arms), 'arm')} times {counted(seeds, 'seed')}: "
+                f"{counted(len(arms) * seeds, 'run')}, a few at once ({', '.join(arms)})"
             )
         )
-
-
-def _arm(info: StrategyInfo, clients: Sequence[Client], *, grouping: bool) -> dict[str, Any]:
-    """Values of one strategy; whether it shares inside groups is one answer for all of them."""
-    properties = dict(info.params_schema.get("properties", {}))  # type: ignore[call-overload]
-    is_groupable = properties.pop("group_by", None) is not None
-    values: dict[str, Any] = {"name": info.name.value}
-    if len(properties) > 1:
-        with st.expander(f"Parameters of {info.title}"):
-            values |= schema_form({"properties": properties}, f"{KEY}.{info.name}", {})
-    if grouping and is_groupable and verdict(values, clients).refusals:
-        values["group_by"] = "architecture"
-    return values
 
 
 def _draft(values: Mapping[str, Any], clients: Sequence[Client]) -> Draft:

@@ -11,7 +11,7 @@ from backend.contracts.federations import FederationDetail
 from dashboard import pages, session
 from dashboard.components import run_form
 from dashboard.components.comparison_form import comparison_form, show_draft
-from dashboard.components.formatting import ago_text, escape
+from dashboard.components.formatting import ago_text, counted, escape
 from dashboard.components.run_badge import run_badge
 from dashboard.components.server_clock import now
 
@@ -49,7 +49,8 @@ def _rows(comparisons: Sequence[Comparison]) -> None:
                 run_badge(comparison.status)
                 total = sum(comparison.num_runs.values())
                 st.caption(
-                    f"{len(comparison.arms)} arms, {len(comparison.seeds)} seeds, "
+                    f"{counted(len(comparison.arms), 'arm')}, "
+                    f"{counted(len(comparison.seeds), 'seed')}, "
                     f"{comparison.num_ended} of {total} runs ended"
                 )
             right.caption(ago_text(comparison.created_at, now()))

@@ -82,8 +82,8 @@ def table(results: ComparisonResults) -> None:
     )
     st.caption(
         "Share of a client's own test split that the delivered adapter answers correctly, mean ± "
-        "standard deviation over the completed seeds, in percent. Gains are in percentage points "
-        "over local only, paired by seed, with 95 % intervals."
+        "standard deviation over the completed seeds, in percent. Differences are in percentage "
+        f"points, paired by seed, with 95 % intervals. {_best_local(results)}"
     )
 
 
@@ -188,6 +188,16 @@ def _counts(comparison: Comparison) -> str:
     )
 
 
+def _best_local(results: ComparisonResults) -> str:
+    match results.best_local:
+        case None:
+            return "No local arm has a result yet."
+        case "untrained":
+            return "Best local: the untrained models, because local training made them worse."
+        case name:
+            return f"Best local: {escape(name)}."
+
+
 def _table_height(results: ComparisonResults) -> int:
     """All arms at once, up to 25, instead of the usual ten rows."""
     return 38 + 35 * min(25, len(results.arms))
@@ -204,7 +214,7 @@ def _row(arm: ArmResult, num_seeds: int) -> dict[str, object]:
         "SD": None if overall is None or overall.sd is None else 100 * overall.sd,
         "Untrained": _percent(arm.overall.untrained),
         "After training": _percent(arm.overall.after_training),
-        "Gain": _points(arm.over_local_only),
+        "Over best local": _points(arm.gain),
         "Over its control": _points(arm.over_control),
         **{client.client_name: _percent(client.delivered) for client in arm.clients},
         "Payload": NOTHING if sent is None else bytes_text(sent),

@@ -29,6 +29,11 @@ def bytes_text(value: float) -> str:
     return f"{value / size:.0f} {unit}" if size == 1 else f"{value / size:.1f} {unit}"
 
 
+def counted(number: int, word: str) -> str:
+    """`1 round`, `2 rounds`."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
 def percent_text(share: float | None) -> str:
     """`0.1234` -> `12.3 %`."""
     return NOTHING if share is None else f"{100 * share:.1f} %"

@@ -52,12 +52,17 @@ def _consequences(strategy: Mapping[str, Any], num_rounds: int, values: dict[str
         params = _PARAMS.validate_python(strategy)
     except ValidationError:
         return
+    epsilon_caption(settings, num_rounds)
+    refusals = platform_refusals(params, PrivacySettings(differential_privacy=settings))
+    for reason in (reason for reasons in refusals.values() for reason in reasons):
+        st.warning(escape(reason), icon=":material/warning:")
+
+
+def epsilon_caption(settings: DifferentialPrivacy, num_rounds: int) -> None:
+    """The privacy loss of a whole run in words."""
     rounds = "1 round" if num_rounds == 1 else f"{num_rounds} rounds"
     st.caption(
         f"After {rounds} the privacy loss of every client is at most epsilon = "
         f"{epsilon_text(settings.epsilon_after(num_rounds))} at delta = {settings.delta:g}, "
         "whatever its whole data set were replaced by. Below 1 is strong, above 10 is weak."
     )
-    refusals = platform_refusals(params, PrivacySettings(differential_privacy=settings))
-    for reason in (reason for reasons in refusals.values() for reason in reasons):
-        st.warning(escape(reason), icon=":material/warning:")

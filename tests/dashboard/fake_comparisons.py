@@ -35,7 +35,10 @@ def add_comparison(
     status: RunStatus = RunStatus.CREATED,
 ) -> ComparisonResults:
     """A comparison whose runs are all in one state; a completed one has results."""
-    arms = [Arm(name=arm.name, strategy=arm.strategy) for arm in create.all_arms()]
+    arms = [
+        Arm(name=arm.name, strategy=arm.strategy, privacy=arm.privacy, training=arm.training)
+        for arm in create.all_arms()
+    ]
     runs = [
         ComparisonRun(
             run_id=uuid4(), arm=arm.name, seed=seed, status=status, round_number=1, error=None

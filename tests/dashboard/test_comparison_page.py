@@ -13,6 +13,7 @@ from backend.contracts.federations import FederationDetail
 from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import StrategyName, info_of
 from dashboard import pages
+from dashboard.components.comparison_arms import label_of
 from tests.dashboard.fake_comparisons import add_comparison
 from tests.dashboard.fake_platform import FakePlatform, RefusalError, three_clinics
 from tests.dashboard.reading import Open, text_of
@@ -62,8 +63,8 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     assert table.loc["h2tune", "SD"] == pytest.approx(0.707, abs=1e-3)
     assert table.loc["h2tune", "north-clinic"] == "42.5 ± 0.7"
     assert table.loc["h2tune", "Seeds"] == "2 of 2"
-    assert table.loc["h2tune", "Gain"] == "+5.0 ± 2.0"
-    assert table.loc["local_only", "Gain"] == "–"
+    assert table.loc["h2tune", "Over best local"] == "+5.0 ± 2.0"
+    assert table.loc["local_only", "Over best local"] == "–"
     assert table.loc["local_only", "Payload"] == "0 B"
     assert len(app.get("plotly_chart")) == 3
 
@@ -171,6 +172,74 @@ def test_strategies_that_need_equal_models_share_inside_groups(
     button(app, "Start comparison").click().run()
     [results] = platform.comparisons.values()
     assert "fedit (in groups)" in [arm.title for arm in results.comparison.arms]
+
+
+def test_variants_of_a_strategy_are_arms_with_labels_and_parameters(
+    platform: FakePlatform, federation: FederationDetail, open_page: Open
+) -> None:
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    by_label(app.toggle, "Add local-only and negative controls").set_value(False)
+    by_label(app.number_input, "Variants of H2Tune").set_value(2).run()
+    app.text_input(key="comparison.h2tune.1.label").input("No Gauge!")
+    app.selectbox(key="comparison.h2tune.1.gauge").set_value("none")
+    app.number_input(key="comparison.h2tune.1.training.learning_rate").set_value(0.002).run()
+    button(app, "Start comparison").click().run()
+    assert not app.exception
+    [results] = platform.comparisons.values()
+    plain, local, other = sorted(results.comparison.arms, key=lambda arm: len(arm.name))
+    assert [plain.name, local.name, other.name] == ["h2tune", "local_only", "h2tune_no_gauge"]
+    assert getattr(other.strategy, "gauge", None) == "none"
+    assert (plain.training.learning_rate, other.training.learning_rate) == (None, 0.002)
+
+
+def test_the_local_baseline_is_tuned_by_several_learning_rates(
+    platform: FakePlatform, federation: FederationDetail, open_page: Open
+) -> None:
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    by_label(app.toggle, "Local baseline at several learning rates").set_value(True).run()
+    button(app, "Start comparison").click().run()
+    [results] = platform.comparisons.values()
+    rates = {arm.name: arm.training.learning_rate for arm in results.comparison.arms}
+    local = {name: rate for name, rate in rates.items() if name.startswith("local_only")}
+    # 3e-3 is what all arms train at: the plain arm has it already
+    assert local == {"local_only": None, "local_only_lr_3e_4": 3e-4, "local_only_lr_1e_3": 1e-3}
+
+
+def test_each_sharing_arm_may_run_once_more_with_privacy(
+    platform: FakePlatform, federation: FederationDetail, open_page: Open
+) -> None:
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    by_label(app.toggle, "Add local-only and negative controls").set_value(False)
+    by_label(app.toggle, "Add each sharing arm once more with differential privacy").set_value(
+        True
+    ).run()
+    assert "the privacy loss of every client is at most epsilon" in text_of(app)
+    assert "publish no measurements give an arm without any accuracy" in text_of(app)
+    app.toggle(key="comparison.privacy.publish_measurements").set_value(True).run()
+    button(app, "Start comparison").click().run()
+    [results] = platform.comparisons.values()
+    noised = {arm.name: arm.privacy.differential_privacy is not None
+              for arm in results.comparison.arms}  # fmt: skip
+    assert noised == {"h2tune": False, "h2tune_private": True, "local_only": False}
+
+
+def test_strategies_that_offer_no_privacy_say_why(
+    federation: FederationDetail, open_page: Open
+) -> None:
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    strategies = by_label(app.multiselect, "Strategies")
+    strategies.set_value([*strategies.value, info_of(StrategyName.FLORA)])
+    by_label(app.toggle, "Add each sharing arm once more with differential privacy").set_value(
+        True
+    ).run()
+    assert "needs more of each client's update than a weighted sum" in text_of(app)
+
+
+@pytest.mark.parametrize(
+    ("typed", "label"), [("No Gauge!", "no_gauge"), ("lr 3e-4", "lr_3e_4"), (" ", None)]
+)
+def test_labels_are_put_into_their_form(typed: str, label: str | None) -> None:
+    assert label_of(typed) == label
 
 
 def test_without_groups_such_a_strategy_stops_the_start(
