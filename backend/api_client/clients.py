@@ -93,6 +93,10 @@ class Clients:
             f"/clients/{client_id}/dataset", Client, lines, "application/x-ndjson"
         )
 
+    def approve(self, client_id: UUID) -> Client:
+        """Let a pending client take part."""
+        return self._transport.post(f"/clients/{client_id}/approval", Client)
+
     def rotate_credential(self, client_id: UUID) -> ClientRegistered:
         """Give a client a new credential, shown once; the old one stops working."""
         return self._transport.post(f"/clients/{client_id}/credential", ClientRegistered)

@@ -71,12 +71,13 @@ def clients_with(principal: UserPrincipal, role: Role) -> ColumnElement[bool]:
 
 
 def keys_with(principal: UserPrincipal, role: Role) -> ColumnElement[bool]:
-    """A condition on `EnrolmentKey`: the user made it."""
+    """A condition on `EnrolmentKey`: the user made it, or has the role in its federation."""
     if not principal.has(role):
         return false()
     if principal.sees_everything:
         return true()
-    return EnrolmentKey.created_by == principal.id
+    federations = select(Federation.id).where(federations_with(principal, role))
+    return or_(EnrolmentKey.created_by == principal.id, EnrolmentKey.federation_id.in_(federations))
 
 
 def _runs_with(principal: UserPrincipal, role: Role) -> ColumnElement[bool]:

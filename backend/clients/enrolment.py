@@ -3,13 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.audit import record_audit
 from backend.auth.principals import Actor, ClientPrincipal, UserPrincipal
 from backend.auth.secrets import SecretKind, hash_secret, new_secret
 from backend.auth.service import issue_credential
-from backend.auth.tenancy import keys_with
+from backend.auth.tenancy import federations_with, keys_with
 from backend.base_models.service import resolve_architecture
 from backend.clients import repository
 from backend.contracts.base_models import IMAGE_MODELS
@@ -27,6 +28,7 @@ from backend.contracts.enums import Execution, Role, TaskKind
 from backend.db import models
 from backend.db.conflicts import unique
 from backend.errors import ForbiddenError, InvalidError, NotFoundError
+from backend.federations.joining import join
 from backend.settings import Settings
 from backend.web.paging import fetch_page
 
@@ -34,11 +36,19 @@ from backend.web.paging import fetch_page
 def create_key(
     session: Session, request: EnrolmentKeyCreate, actor: UserPrincipal
 ) -> EnrolmentKeyCreated:
-    """A new enrolment key; its secret is in this answer only."""
+    """A new enrolment key; its secret is in this answer only.
+
+    Raises:
+        InvalidError: no such federation, or the actor is no operator of it.
+    """
+    if request.federation_id is not None:
+        _require_operator(session, request.federation_id, actor)
     secret = new_secret(SecretKind.ENROLMENT)
     key = models.EnrolmentKey(
         secret_hash=hash_secret(secret),
         label=request.label,
+        federation_id=request.federation_id,
+        requires_approval=request.requires_approval,
         max_uses=request.max_uses,
         expires_at=datetime.now(UTC) + timedelta(hours=request.expires_in_hours),
         created_by=actor.id,
@@ -88,12 +98,13 @@ def register(
         ForbiddenError: the key is unknown, used up, expired or revoked; the code tells which.
         InvalidError: the base model, the rank or the data set cannot be used, or what a remote
             client must declare is missing.
-        ConflictError: the name is taken.
+        ConflictError: the name is taken, or the key's federation has a run that goes on.
     """
     key_id = _use_key(session, request.enrolment_key.get_secret_value())
     _check_dataset(request)
     _check_model_reads_task(request)
     _check_declaration(request)
+    key = session.get_one(models.EnrolmentKey, key_id)
     architecture = resolve_architecture(
         request.base_model, request.architecture, request.execution, settings.model_folders
     )
@@ -110,6 +121,7 @@ def register(
         modules=_modules(request),
         num_examples=request.num_examples,
         enrolment_key_id=key_id,
+        is_pending=key.requires_approval,
     )
     with unique(
         session,
@@ -120,10 +132,31 @@ def register(
         session.add(client)
     credential = issue_credential(session, client)
     session.flush()
+    if key.federation_id is not None and not key.requires_approval:
+        join(session, key.federation_id, client)
     session.refresh(client)
     principal = ClientPrincipal(client.id, client.name, key_id, address)
     record_audit(session, principal, "client.register", client.id, enrolment_key_id=str(key_id))
     return ClientRegistered(client=Client.model_validate(client), credential=credential)
+
+
+def _require_operator(session: Session, federation_id: UUID, actor: UserPrincipal) -> None:
+    query = select(models.Federation.id).where(
+        models.Federation.id == federation_id, federations_with(actor, Role.OPERATOR)
+    )
+    if session.scalar(query) is None:
+        raise InvalidError(
+            f"There is no federation {federation_id} of which you are an operator. Leave "
+            "`federation_id` out, or ask one of its operators for the key.",
+            code="unknown_federation",
+            errors=[
+                FieldError(
+                    field="federation_id",
+                    value=str(federation_id),
+                    message="no federation of which you are an operator",
+                )
+            ],
+        )
 
 
 def _use_key(session: Session, secret: str) -> UUID:

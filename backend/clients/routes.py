@@ -11,7 +11,7 @@ from backend.auth.dependencies import (
     Viewer,
     require_role_or_client,
 )
-from backend.clients import enrolment, service
+from backend.clients import approval, enrolment, service
 from backend.contracts.clients import (
     Client,
     ClientRegister,
@@ -94,6 +94,15 @@ def get_client(client_id: UUID, principal: AnyPrincipal, session: DbSession) -> 
     """One client; for users, and for the client itself."""
     require_role_or_client(principal, Role.VIEWER, client_id)
     return service.get_client(session, client_id)
+
+
+@router.post("/clients/{client_id}/approval", summary="Approve a client")
+def approve(client_id: UUID, principal: Operator, session: DbSession) -> Client:
+    """Lets a client take part that joined with a key which requires approval.
+
+    It joins the federation of its key, if that has one.
+    """
+    return approval.approve(session, client_id, principal)
 
 
 @router.post("/clients/{client_id}/credential", summary="Rotate a client's credential")

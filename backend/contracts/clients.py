@@ -21,6 +21,12 @@ class EnrolmentKeyCreate(Request):
     label: Name
     max_uses: int = Field(1, ge=1, le=10_000)
     expires_in_hours: float = Field(24.0, gt=0, le=24 * 365)
+    federation_id: UUID | None = Field(
+        None, description="the federation that clients with this key join; empty: none yet"
+    )
+    requires_approval: bool = Field(
+        False, description="clients wait until an operator approves each of them"
+    )
 
 
 class EnrolmentKey(Answer):
@@ -30,6 +36,8 @@ class EnrolmentKey(Answer):
     label: str
     max_uses: int
     num_uses: int
+    federation_id: UUID | None = None
+    requires_approval: bool = False
     expires_at: datetime
     revoked_at: datetime | None
     created_at: datetime
@@ -107,6 +115,9 @@ class Client(Answer):
     modules: Modules | None = Field(None, description="as a remote client declared them")
     num_examples: int | None = Field(
         None, description="training rows, as a remote client declared them"
+    )
+    is_pending: bool = Field(
+        False, description="waits for an operator's approval and takes part in nothing"
     )
     created_at: datetime
     last_seen_at: datetime | None

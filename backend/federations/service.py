@@ -153,7 +153,18 @@ def _members(
         raise InvalidError(
             " ".join(error.message for error in errors[:10]), code="unknown_client", errors=errors
         )
+    _check_approved(found)
     return [by_id[client_id] for client_id in dict.fromkeys(client_ids)]
+
+
+def _check_approved(members: Sequence[models.Client]) -> None:
+    pending = [client.name for client in members if client.is_pending]
+    if pending:
+        raise InvalidError(
+            f"Not approved yet: {', '.join(pending[:10])}. Approve each with "
+            "POST /api/v1/clients/{id}/approval, or leave it out.",
+            code="client_pending",
+        )
 
 
 def _check_ranks(members: Sequence[models.Client], global_rank: int) -> None:

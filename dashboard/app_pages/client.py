@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from backend.api_client.client import ApiClient
 from backend.contracts.clients import Client
 from dashboard import pages, session
 from dashboard.components.address import id_in_address
@@ -23,8 +24,21 @@ def main() -> None:
     st.page_link(pages.CLIENTS, label="All clients", icon=":material/arrow_back:")
     st.title(escape(client.name))
     _facts(client)
+    if client.is_pending:
+        _approval(api, client)
     if session.may_operate():
         credential_section(api, client)
+
+
+def _approval(api: ApiClient, client: Client) -> None:
+    st.warning(
+        "This client waits for approval and takes part in nothing until then.",
+        icon=":material/hourglass_empty:",
+    )
+    if session.may_operate() and st.button("Approve", type="primary", icon=":material/check:"):
+        with session.problems_shown():
+            api.clients.approve(client.id)
+            st.rerun()
 
 
 def _facts(client: Client) -> None:

@@ -30,7 +30,7 @@ def client_table(clients: Sequence[Client]) -> None:
         pd.DataFrame(
             [
                 {
-                    "Client": client.name,
+                    "Client": client.name + (" (waits for approval)" if client.is_pending else ""),
                     "Model": f"{client.base_model.id} ({client.architecture.family})",
                     "Layers × width": f"{client.architecture.num_layers} × "
                     f"{client.architecture.hidden_size}",

@@ -25,9 +25,23 @@ def enrolment_keys(api: ApiClient) -> None:
         label = left.text_input("Label", placeholder="autumn pilot", max_chars=100)
         max_uses = middle.number_input("Registrations", 1, 10_000, 1, help="How often it works")
         hours = right.number_input("Valid for (hours)", 1.0, 24.0 * 365, 24.0, format="%g")
+        federation = st.selectbox(
+            "Federation to join", list(api.federations.list()), index=None,
+            format_func=lambda federation: federation.name, placeholder="none yet",
+        )  # fmt: skip
+        requires_approval = st.checkbox("Clients wait until an operator approves each of them")
         sent = st.form_submit_button("Make key", type="primary", icon=":material/key:")
     if sent:
-        _make(api, label, max_uses, hours)
+        _make(
+            api,
+            {
+                "label": label,
+                "max_uses": max_uses,
+                "expires_in_hours": hours,
+                "federation_id": federation.id if federation is not None else None,
+                "requires_approval": requires_approval,
+            },
+        )
     fresh: EnrolmentKeyCreated | None = st.session_state.get(FRESH)
     if fresh is not None:
         _secret(fresh)
@@ -60,9 +74,9 @@ def registration_call(base_url: str, secret: str) -> str:
     )
 
 
-def _make(api: ApiClient, label: str, max_uses: int, hours: float) -> None:
+def _make(api: ApiClient, values: dict[str, object]) -> None:
     try:
-        request = EnrolmentKeyCreate(label=label, max_uses=max_uses, expires_in_hours=hours)
+        request = EnrolmentKeyCreate.model_validate(values)
     except ValidationError:
         st.error("Give the key a label, so that you can tell it from others later.")
         return

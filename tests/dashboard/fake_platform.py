@@ -431,6 +431,12 @@ def _one_client(app: FastAPI, platform: FakePlatform, guards: Guards) -> None:
     def client(client_id: UUID) -> Client:
         return find(platform.clients, client_id)
 
+    @route(app, "POST", "/clients/{client_id}/approval", guards)
+    def approve(client_id: UUID) -> Client:
+        found: Client = find(platform.clients, client_id)
+        found.is_pending = False
+        return found
+
     @route(app, "POST", "/clients/{client_id}/credential", guards)
     def rotate(client_id: UUID) -> ClientRegistered:
         return ClientRegistered(client=find(platform.clients, client_id), credential="fbc_fresh")

@@ -44,3 +44,12 @@ def test_the_list_leads_there(platform: FakePlatform, open_page: Open) -> None:
     app = press(app, "Open")
     assert not app.exception
     assert "Credential" in text_of(app)
+
+
+def test_a_pending_client_is_approved(platform: FakePlatform, open_page: Open) -> None:
+    client = platform.add_client("north", is_pending=True)
+    app = open_page(pages.CLIENT, id=str(client.id))
+    assert "waits for approval" in text_of(app)
+    app = press(app, "Approve")
+    assert not client.is_pending
+    assert "waits for approval" not in text_of(app)

@@ -33,5 +33,7 @@ class Client(Base):
     modules: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     num_examples: Mapped[int | None]
     enrolment_key_id: Mapped[UUID] = mapped_column(ForeignKey("enrolment_keys.id"))
+    # Until an operator approves it, the client is in no federation.
+    is_pending: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime | None]

@@ -19,6 +19,9 @@ class EnrolmentKey(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     secret_hash: Mapped[str] = mapped_column(unique=True)
     label: Mapped[str]
+    # The federation that clients with this key join; none: they join the platform only.
+    federation_id: Mapped[UUID | None] = mapped_column(ForeignKey("federations.id"))
+    requires_approval: Mapped[bool] = mapped_column(default=False, server_default="false")
     max_uses: Mapped[int]
     num_uses: Mapped[int] = mapped_column(default=0)
     expires_at: Mapped[datetime]
