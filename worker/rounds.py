@@ -39,6 +39,7 @@ from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
+from backend.storage.blobs import BlobCorruptedError, BlobMissingError
 from backend.stopping import stop_if_learned_enough
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
@@ -52,6 +53,9 @@ from worker.round_updates import RoundUpdates
 from worker.specs import describe_federation
 
 logger = logging.getLogger(__name__)
+
+UNUSABLE_UPDATE = (InvalidUpdateError, WireError, BlobCorruptedError, BlobMissingError)
+"""What says that one update cannot be aggregated: the client sent it so, or it got damaged here."""
 
 _PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 _DATASET: TypeAdapter[BuiltinDataset | UploadedDataset] = TypeAdapter(DatasetRef)
@@ -236,7 +240,7 @@ def _aggregate(
     start = time.monotonic()
     try:
         state, report = strategy.aggregate(state, federation, updates)
-    except (InvalidUpdateError, WireError) as error:
+    except UNUSABLE_UPDATE as error:
         _refuse(platform, round_, updates.current, str(error))
         return
     state_sha256 = artifacts.save_state(platform, state)
