@@ -31,7 +31,7 @@ from backend.storage import open_blob_store
 from backend.strategies.routes import router as strategies
 from backend.updates.routes import router as agent
 from backend.users.routes import router as users
-from backend.web.middleware import BodyLimit, RequestContext
+from backend.web.middleware import DOCS_PATH, BodyLimit, RequestContext
 from backend.web.problems import COMMON_PROBLEMS, add_problem_handlers
 from backend.web.prometheus import RequestMetrics
 from backend.web.rate_limits import RateLimits
@@ -58,6 +58,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="Federated fine-tuning of foundation models that differ in everything.",
         version=version("fedbraid"),
         openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=DOCS_PATH,
+        redoc_url=None,  # one page is enough, and each needs a policy of its own
         lifespan=_connection(settings),
     )
     request_metrics = RequestMetrics()

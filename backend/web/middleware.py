@@ -23,6 +23,16 @@ _SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+# Answers are data: a browser that is led to show one as a page must load and run nothing.
+_DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+# The page that describes the API is Swagger UI, from where FastAPI gets it.
+DOCS_PATH = "/docs"
+_DOCS_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "img-src data: https://fastapi.tiangolo.com; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 
 
 class RequestContext:
@@ -50,6 +60,8 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = current
                 headers.update(_SECURITY_HEADERS)
+                is_docs = scope["path"] == DOCS_PATH
+                headers["Content-Security-Policy"] = _DOCS_POLICY if is_docs else _DATA_POLICY
                 if scope["path"].startswith("/api/"):
                     headers.setdefault("Cache-Control", "no-store")
             await send(message)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -95,6 +96,35 @@ def test_answers_carry_security_headers(anonymous: Caller, http: TestClient) -> 
         assert response.headers["referrer-policy"] == "no-referrer"
         assert response.headers["cache-control"] == "no-store"
     assert "cache-control" not in http.get("/healthz").headers
+
+
+def test_answers_as_pages_run_nothing_but_the_description(http: TestClient) -> None:
+    for path in ("/healthz", "/api/v1/users/me", "/api/v1/openapi.json", "/nothing"):
+        policy = http.get(path).headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; frame-ancestors 'none'"), path
+        assert "script-src" not in policy
+    page = http.get("/docs")
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    sources = set(re.findall(r"https://[a-z.]+", policy))
+    assert set(re.findall(r'(?:src|href)="(https://[a-z.]+)', page.text)) <= sources
+    assert "frame-ancestors 'none'" in policy
+    assert http.get("/redoc").status_code == 404
+
+
+def test_no_other_origin_may_read_answers(http: TestClient) -> None:
+    origin = {"Origin": "https://elsewhere.example"}
+    preflight = origin | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    for answer in (
+        http.get("/healthz", headers=origin),
+        http.get("/api/v1/users/me", headers=origin),
+        http.options("/api/v1/sessions", headers=preflight),
+    ):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert http.options("/api/v1/sessions", headers=preflight).status_code == 405
 
 
 def test_request_ids_of_others_are_taken_only_when_harmless(anonymous: Caller) -> None:
