@@ -77,7 +77,7 @@ def demo(
     report: Annotated[
         Path | None, typer.Option(help="Write the figures to this JSON file.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of data, initial weights and order.")] = 0,
     strategy: Annotated[
         StrategyName, typer.Option(help="What to compare with local_only.")

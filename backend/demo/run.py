@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
 from rich.console import Console
 
 from backend.api_client import ApiClient
@@ -12,10 +11,10 @@ from backend.contracts.enums import RunStatus
 from backend.contracts.federations import FederationDetail
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import Run, RunCreate
-from backend.contracts.strategies import Params, StrategyName
+from backend.contracts.strategies import StrategyName
 from backend.demo.figures import DemoReport, RunMetrics, client_figures, verdict
 from backend.demo.progress import open_progress
-from backend.demo.scenario import TRAINING, prepare_federation
+from backend.demo.scenario import TRAINING, params_of, prepare_federation
 from backend.demo.tables import accuracy_table, cost_table
 from backend.local.administrator import USERNAME, known_password
 from backend.local.errors import DemoError
@@ -23,7 +22,6 @@ from backend.local.platform import LocalPlatform
 from backend.settings import Settings
 
 POLL_SECONDS = 0.5
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def _run(
     console: Console,
 ) -> _Finished:
     request = RunCreate(
-        strategy=_PARAMS.validate_python({"name": strategy}),
+        strategy=params_of(strategy),
         num_rounds=options.rounds,
         seed=options.seed,
         training=TRAINING,

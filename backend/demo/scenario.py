@@ -1,38 +1,50 @@
-"""Three institutions that differ in everything, and the federation they form."""
+"""Three institutions that want the same skill, and the federation they form.
 
-from pydantic import SecretStr
+Two have the same base model at different ranks, the third another one. That is the case in which
+sharing pays (docs/results.md): with `relevance` the first two find each other by their own first
+changes, and the third, which has no like, is left to itself.
+"""
+
+from pydantic import SecretStr, TypeAdapter
 
 from backend.api_client import ApiClient
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
 from backend.contracts.federations import FederationCreate, FederationDetail
+from backend.contracts.strategies import H2TuneParams, Params, StrategyName
 from backend.contracts.training import TrainingConfig
 
 GLOBAL_RANK = 16
 FEDERATION = "Three institutions"
-TRAINING = TrainingConfig(local_steps=40)
+TASK = BuiltinTaskName.STORY_CLASSIFICATION
+TRAINING = TrainingConfig(local_steps=8, learning_rate=1e-3)
+_COMPARED: dict[StrategyName, Params] = {
+    StrategyName.H2TUNE: H2TuneParams(aggregation="relevance"),
+}
+_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
-def _member(
-    name: str, model: BuiltinModelName, rank: int, task: BuiltinTaskName, seed: int
-) -> ClientRegister:
+def params_of(strategy: StrategyName) -> Params:
+    """What the demo runs a strategy with: its defaults, and for H2Tune what suits the clients."""
+    return _COMPARED.get(strategy) or _PARAMS.validate_python({"name": strategy})
+
+
+def _member(name: str, model: BuiltinModelName, rank: int, seed: int) -> ClientRegister:
     return ClientRegister(
         enrolment_key=SecretStr(""),  # filled in when it registers
         name=name,
         base_model=BaseModelRef(source="builtin", id=model),
         lora_rank=rank,
-        task=BUILTIN_TASK_KINDS[task],
-        dataset=BuiltinDataset(task=task, seed=seed, num_train=64, num_validation=16, num_test=96),
+        task=BUILTIN_TASK_KINDS[TASK],
+        dataset=BuiltinDataset(task=TASK, seed=seed, num_train=32, num_validation=16, num_test=200),
     )
 
 
 MEMBERS = (
-    _member("north-clinic", BuiltinModelName.TINY_LLAMA, 4, BuiltinTaskName.ARITHMETIC_FILL_IN, 1),
-    _member(
-        "east-hospital", BuiltinModelName.TINY_GEMMA, 8, BuiltinTaskName.STORY_CLASSIFICATION, 2
-    ),
-    _member("south-lab", BuiltinModelName.TINY_QWEN2, 16, BuiltinTaskName.ARITHMETIC_PROGRAM, 3),
+    _member("north-clinic", BuiltinModelName.TINY_LLAMA, 16, 1),
+    _member("east-hospital", BuiltinModelName.TINY_GEMMA, 16, 2),
+    _member("south-lab", BuiltinModelName.TINY_LLAMA, 8, 3),
 )
 
 
@@ -82,7 +94,7 @@ def _federation_of(api: ApiClient, members: list[Client]) -> FederationDetail:
     return api.federations.create(
         FederationCreate(
             name=name,
-            description="Made by `fedbraid demo`: different models, ranks and tasks.",
+            description="Made by `fedbraid demo`: different models and ranks, one skill.",
             global_rank=GLOBAL_RANK,
             client_ids=client_ids,
         )

@@ -9,14 +9,17 @@ from pathlib import Path
 from playwright.sync_api import Page, expect, sync_playwright
 
 from backend.api_client import ApiClient
+from backend.contracts.comparisons import ArmCreate, Comparison, ComparisonCreate
+from backend.contracts.federations import FederationDetail
 from backend.contracts.runs import Run, RunCreate
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, StrategyParams
-from backend.demo.scenario import TRAINING, prepare_federation
+from backend.contracts.strategies import FedItParams, LocalOnlyParams, StrategyName, StrategyParams
+from backend.demo.scenario import TRAINING, params_of, prepare_federation
 from tests.browser.browsers import ARGUMENTS, find_browser
 from tests.browser.steps import sign_in
 from tests.running_platform import run_platform
 
 NUM_ROUNDS = 5
+NUM_ROUNDS_COMPARED = 2
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +39,7 @@ def take(folder: Path) -> None:
         sign_in(page, platform)
         federation = prepare_federation(api)
         _start(api, federation.id, LocalOnlyParams(), wait_for_round=NUM_ROUNDS + 2)
-        run = _start(api, federation.id, H2TuneParams(), wait_for_round=4)
+        run = _start(api, federation.id, params_of(StrategyName.H2TUNE), wait_for_round=4)
         run_url = f"{platform.dashboard_url}/run?id={run.id}"
         _photograph(page, run_url, folder / "live-run.png", height=2300)
         _wait(api, run, NUM_ROUNDS + 2)
@@ -47,7 +50,46 @@ def take(folder: Path) -> None:
             ("new_federation", "new-federation.png", 1000),
         ]:
             _photograph(page, f"{platform.dashboard_url}/{path}", folder / name, height)
+        _photograph_privacy(page, folder / "privacy.png")
+        comparison = _compare(api, federation)
+        url = f"{platform.dashboard_url}/comparison?id={comparison.id}"
+        _photograph(page, url, folder / "comparison.png", height=2250)
         browser.close()
+
+
+def _compare(api: ApiClient, federation: FederationDetail) -> Comparison:
+    """A small comparison, waited for to its end."""
+    request = ComparisonCreate(
+        name="Does sharing pay?",
+        arms=[
+            ArmCreate(strategy=LocalOnlyParams()),
+            ArmCreate(strategy=params_of(StrategyName.H2TUNE)),
+            ArmCreate(
+                strategy=params_of(StrategyName.H2TUNE).model_copy(update={"control": "permuted"}),
+                label="permuted",
+            ),
+            ArmCreate(strategy=FedItParams(group_by="architecture")),
+        ],
+        seeds=[0, 1],
+        num_rounds=NUM_ROUNDS_COMPARED,
+        training=TRAINING,
+    )
+    comparison = api.comparisons.start(api.comparisons.create(federation.id, request).id)
+    while not comparison.status.is_terminal:
+        time.sleep(1)
+        comparison = api.comparisons.get(comparison.id)
+    return comparison
+
+
+def _photograph_privacy(page: Page, path: Path) -> None:
+    """The form of a new federation with differential privacy switched on."""
+    page.get_by_text("Privacy", exact=True).click()
+    page.get_by_text("Differential privacy", exact=True).click()
+    consequence = page.get_by_text("the privacy loss of every client")
+    expect(consequence).to_be_visible(timeout=60_000)
+    consequence.scroll_into_view_if_needed()
+    page.wait_for_timeout(2_000)
+    page.screenshot(path=path)
 
 
 def _start(

@@ -49,9 +49,9 @@ def test_the_demo_ends_by_itself_with_a_report(tmp_path: Path) -> None:
     assert 0 < report["seconds_training"] < report["seconds_total"]
     seen = [(c["name"], c["family"], c["rank"], c["task"]) for c in report["clients"]]
     assert sorted(seen) == [
-        ("east-hospital", "gemma", 8, "classification"),
-        ("north-clinic", "llama", 4, "fill_in"),
-        ("south-lab", "qwen2", 16, "program"),
+        ("east-hospital", "gemma", 16, "classification"),
+        ("north-clinic", "llama", 16, "classification"),
+        ("south-lab", "llama", 8, "classification"),
     ]
     for client in report["clients"]:
         assert set(client["accuracy"]) == {"initial", "local_only", "h2tune"}

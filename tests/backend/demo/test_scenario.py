@@ -38,14 +38,14 @@ def api(admin: Caller) -> Iterator[ApiClient]:
         yield client
 
 
-def test_three_clients_that_differ_in_everything(api: ApiClient) -> None:
+def test_three_clients_two_models_two_ranks_one_skill(api: ApiClient) -> None:
     federation = prepare_federation(api)
     assert federation.global_rank == GLOBAL_RANK
     seen = [(c.name, c.architecture.family, c.lora_rank, c.task) for c in federation.clients]
     assert sorted(seen) == [
-        ("east-hospital", "gemma", 8, TaskKind.CLASSIFICATION),
-        ("north-clinic", "llama", 4, TaskKind.FILL_IN),
-        ("south-lab", "qwen2", 16, TaskKind.PROGRAM),
+        ("east-hospital", "gemma", 16, TaskKind.CLASSIFICATION),
+        ("north-clinic", "llama", 16, TaskKind.CLASSIFICATION),
+        ("south-lab", "llama", 8, TaskKind.CLASSIFICATION),
     ]
     (key,) = api.enrolment_keys.list()
     assert (key.max_uses, key.num_uses) == (3, 3)
