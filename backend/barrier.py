@@ -73,7 +73,7 @@ def settle_round(session: Session, run_id: UUID, lost: LostClient | None = None)
         return []
     if lost is not None:
         _record_left_out(session, round_, tally.quorum, lost)
-    goes_ahead = round_.is_overdue and policy.stragglers != "wait"
+    goes_ahead = _goes_ahead(round_, policy, tally)
     if tally.arrived < tally.quorum or (tally.open_own and not goes_ahead):
         return []
     if not change_round(session, round_.id, RoundStatus.AGGREGATING):
@@ -272,6 +272,15 @@ def _name(round_: Round) -> str:
     if round_.kind is RoundKind.DELIVER:
         return "the delivery"
     return f"round {round_.round_number}"
+
+
+def _goes_ahead(round_: Round, policy: RoundPolicy, tally: _Tally) -> bool:
+    """True where enough are in, whoever is still at work."""
+    if round_.kind is RoundKind.DELIVER:
+        return False
+    if policy.buffer_size is not None and tally.arrived >= policy.buffer_size:
+        return True
+    return round_.is_overdue and policy.stragglers != "wait"
 
 
 def _policy(session: Session, run_id: UUID) -> RoundPolicy:

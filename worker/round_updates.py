@@ -9,6 +9,7 @@ from backend.db.models import ClientUpdate, Round
 from backend.errors import RetryableJobError
 from worker import artifacts
 from worker.federated import types
+from worker.federated.staleness import discounted
 from worker.platform import Platform
 
 
@@ -18,10 +19,19 @@ class RoundUpdates:
     They are those that `backend.barrier` marked when the round closed, at most one of a client:
     its own update of the round, or an earlier one that was carried over.
 
+    Those of earlier rounds weigh less, by `exponent` (`worker.federated.staleness`).
+
     `current` is whose update was given last, for messages about what is wrong with it.
     """
 
-    def __init__(self, platform: Platform, round_: Round, federation: types.FederationSpec) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        round_: Round,
+        federation: types.FederationSpec,
+        exponent: float = 0.0,
+    ) -> None:
+        self._exponent = exponent
         self._platform = platform
         self._federation = federation
         self._number = round_.round_number
@@ -29,11 +39,17 @@ class RoundUpdates:
         self.current: types.ClientSpec | None = None
 
     @property
-    def staleness(self) -> list[int]:
-        """By how many rounds each update is older than the state it is added to."""
-        return [self._number - trained_in for _, trained_in in self._blobs.values()]
+    def staleness(self) -> dict[str, int]:
+        """By client id: how many rounds older its update is than the state it is added to."""
+        return {
+            client_id: self._number - trained_in
+            for client_id, (_, trained_in) in self._blobs.items()
+        }
 
     def __iter__(self) -> Iterator[types.ClientUpdate]:
+        return discounted(self._stored(), self.staleness, self._exponent)
+
+    def _stored(self) -> Iterator[types.ClientUpdate]:
         for spec in self._federation.clients:
             if spec.client_id not in self._blobs:
                 continue

@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from pydantic import TypeAdapter
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -24,7 +23,6 @@ from backend.barrier import (
     refuse_update,
     settle_round,
 )
-from backend.contracts.datasets import BuiltinDataset, DatasetRef, UploadedDataset
 from backend.contracts.enums import (
     EventKind,
     Execution,
@@ -33,14 +31,14 @@ from backend.contracts.enums import (
     RunStatus,
 )
 from backend.contracts.jobs import Job, OpenRound, RunClientUpdate
-from backend.contracts.strategies import Params
+from backend.contracts.round_policy import RoundPolicy
 from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
-from backend.storage.blobs import BlobCorruptedError, BlobMissingError
 from backend.stopping import stop_if_learned_enough
+from backend.storage.blobs import BlobCorruptedError, BlobMissingError
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.checkpoints import CheckpointFile, remove_abandoned
@@ -56,9 +54,6 @@ logger = logging.getLogger(__name__)
 
 UNUSABLE_UPDATE = (InvalidUpdateError, WireError, BlobCorruptedError, BlobMissingError)
 """What says that one update cannot be aggregated: the client sent it so, or it got damaged here."""
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
-_DATASET: TypeAdapter[BuiltinDataset | UploadedDataset] = TypeAdapter(DatasetRef)
 
 
 class _RunGuard:
@@ -236,7 +231,8 @@ def _aggregate(
         raise RetryableJobError(f"run {run.id} has no state yet")
     strategy = strategy_of(run)
     state = artifacts.load_state(platform, run.state_sha256)
-    updates = RoundUpdates(platform, round_, federation)
+    exponent = RoundPolicy.model_validate(run.round_policy).staleness_exponent
+    updates = RoundUpdates(platform, round_, federation, exponent)
     start = time.monotonic()
     try:
         state, report = strategy.aggregate(state, federation, updates)
@@ -245,7 +241,7 @@ def _aggregate(
         return
     state_sha256 = artifacts.save_state(platform, state)
     values = {**report.values, "seconds_aggregate": time.monotonic() - start}
-    stale = [age for age in updates.staleness if age > 0]
+    stale = [age for age in updates.staleness.values() if age > 0]
     if stale:
         values |= {"stale_updates": float(len(stale)), "largest_staleness": float(max(stale))}
     with platform.session_factory() as session:

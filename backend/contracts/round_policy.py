@@ -68,11 +68,34 @@ class RoundPolicy(BaseModel):
         description="The same as a share of all members, rounded up. Give one of the two.",
     )
 
+    buffer_size: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        title="Buffer",
+        description="Semi-synchronous rounds: a round closes as soon as so many updates are in, "
+        "whatever round they began in. Whoever is still at work goes on, and counts in a later "
+        "round, as stale. Empty: rounds wait for their clients.",
+    )
+    staleness_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=10,
+        title="Staleness exponent",
+        description="An update that is tau rounds old weighs (1 + tau)^-a times its number of "
+        "examples, with a the exponent: 0 treats all alike, 0.5 halves the weight after three "
+        "rounds. HetLoRA and Co-LoRA do not weigh by examples, so there it has no effect.",
+    )
+
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.clients_per_round is not None and self.client_fraction is not None:
             raise ValueError(
                 "clients_per_round and client_fraction both say how many take part: give one"
+            )
+        if self.buffer_size is not None and self.deadline_seconds is not None:
+            raise ValueError(
+                "with buffer_size the buffer closes rounds, not a clock: leave deadline_seconds out"
             )
         if self.stragglers == "wait":
             return self
@@ -91,7 +114,12 @@ class RoundPolicy(BaseModel):
     @property
     def needs_everybody(self) -> bool:
         """True where every client of a round must send."""
-        return self.min_clients is None and self.min_fraction is None
+        return (self.min_clients, self.min_fraction, self.buffer_size) == (None, None, None)
+
+    @property
+    def carries_over(self) -> bool:
+        """True where updates of earlier rounds may count in later ones."""
+        return self.stragglers == "carry_over" or self.buffer_size is not None
 
     def num_participants(self, num_members: int) -> int:
         """How many clients are at work in a training round of so many members."""
@@ -106,7 +134,8 @@ class RoundPolicy(BaseModel):
         if self.needs_everybody:
             return max(1, num_participants)
         share = 0 if self.min_fraction is None else _share_of(self.min_fraction, num_participants)
-        return max(1, self.min_clients or 0, share)
+        asked = max(self.min_clients or 0, share)
+        return max(1, asked or min(self.buffer_size or 0, num_participants))
 
 
 EVERYBODY = RoundPolicy()
@@ -124,8 +153,14 @@ def policy_refusals(params: Params, policy: RoundPolicy, num_members: int) -> di
             f"{policy.min_clients} updates are asked for, but only {num_participants} of "
             f"{num_members} clients take part in a round: lower min_clients."
         )
-    if policy.stragglers == "carry_over" and params.name in ADDS_TO_BASE:
-        found["stragglers"] = (
+    if policy.buffer_size is not None and policy.buffer_size > num_participants:
+        found["buffer_size"] = (
+            f"The buffer of {policy.buffer_size} never fills: only {num_participants} of "
+            f"{num_members} clients are at work at a time. Lower buffer_size."
+        )
+    if policy.carries_over and params.name in ADDS_TO_BASE:
+        field = "stragglers" if policy.buffer_size is None else "buffer_size"
+        found[field] = (
             f"{title_of(params)} adds every round to the base model, where what was learned from "
             "an earlier one no longer fits: choose 'drop' or 'wait' for stragglers."
         )

@@ -133,6 +133,52 @@ def test_an_update_that_cannot_be_aggregated_costs_its_client_and_not_the_run(
     assert artifacts.load_state(platform, str(state_of(platform, run_id).state_sha256)).tensors
 
 
+def test_a_buffer_of_everybody_is_the_synchronous_run_bit_for_bit(
+    platform: Platform, sent: list[Job]
+) -> None:
+    synchronous = begin(platform, H2TuneParams(), RoundPolicy(), num_clients=2)
+    with platform.session_factory() as session:
+        clients = list(session.get_one(Run, synchronous).federation.clients)
+    buffered = queue_run(platform, H2TuneParams(), 2, clients)
+    with platform.session_factory() as session:
+        policy = RoundPolicy(buffer_size=2, staleness_exponent=0)
+        session.get_one(Run, buffered).round_policy = policy.model_dump(mode="json")
+        session.commit()
+    for seed, run_id in enumerate((synchronous, buffered)):
+        drain(platform, [OpenRound(run_id=run_id)])
+        drain(platform, sent, seed=seed)
+        assert state_of(platform, run_id).status is RunStatus.COMPLETED
+    states = [state_of(platform, run_id).state_sha256 for run_id in (synchronous, buffered)]
+    assert states[0] == states[1]
+
+
+def test_a_small_buffer_closes_rounds_early_and_uses_every_update_or_lists_it(
+    platform: Platform, sent: list[Job]
+) -> None:
+    run_id = begin(platform, H2TuneParams(), RoundPolicy(buffer_size=1), 2, num_rounds=3)
+    drain(platform, [OpenRound(run_id=run_id)])
+    while sent:  # in order of arrival, so the second client is always behind
+        do(platform, sent.pop(0))
+    run = state_of(platform, run_id)
+    assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+    used = {
+        (row.aggregated_in, number)
+        for number in (1, 2, 3)
+        for row in rows(platform, run_id, number).values()
+        if row.aggregated_in is not None
+    }
+    assert sorted(number for number, _ in used) == [1, 2, 3], "each round takes one update"
+    assert any(used_in > trained_in for used_in, trained_in in used)
+    unused = [
+        row
+        for number in (1, 2, 3)
+        for row in rows(platform, run_id, number).values()
+        if row.aggregated_in is None
+    ]
+    assert all(row.status is UpdateStatus.DROPPED or row.late_at for row in unused)
+    assert all(row.adapter_sha256 for row in rows(platform, run_id, 4).values())
+
+
 def only_report(platform: Platform, run_id: UUID) -> dict[str, float]:
     with platform.session_factory() as session:
         query = select(Round.report).where(Round.run_id == run_id, Round.round_number == 1)

@@ -11,14 +11,17 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings, privacy_refusals
+from backend.contracts.round_policy import EVERYBODY, RoundPolicy, policy_refusals
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
+from worker.federated.arrivals import Arrivals, Delays, on_time
 from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
 from worker.federated.privacy.private import reproducible_key, with_noise
 from worker.federated.privacy.secure_strategy import Dropouts, SecurelyAggregated, nobody
 from worker.federated.roles import architecture_of, module_shapes
+from worker.federated.staleness import discounted
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.types import (
@@ -113,6 +116,8 @@ def simulate(
     output: Path | None = None,
     privacy: PrivacySettings = NO_PRIVACY,
     dropouts: Dropouts = nobody,
+    round_policy: RoundPolicy = EVERYBODY,
+    delays: Delays = on_time,
 ) -> SimulationResult:
     """Runs a federation from the first round to delivered adapters.
 
@@ -126,12 +131,18 @@ def simulate(
         output: each client's adapter goes to `output/<client_id>`; None: nothing is delivered.
         privacy: how clients protect what they send. Noise follows from the seed here.
         dropouts: whose updates get lost on their way, by round; with secure aggregation only.
+        round_policy: how many clients are at work in a round, and its buffer. There is no clock
+            here and nobody fails, so quorum and deadline have no effect.
+        delays: in which order updates come, for rounds with a buffer.
 
     Raises:
         InvalidConfigError: no round, or the strategy refuses a client or the protection.
     """
     if num_rounds < 1:
         raise InvalidConfigError(f"num_rounds is {num_rounds}: it must be at least 1.")
+    impossible = policy_refusals(params, round_policy, len(clients))
+    if impossible:
+        raise InvalidConfigError(" ".join(impossible.values()))
     strategy = _protected(params, privacy, dropouts)
     ordered = sorted(clients, key=lambda client: client.client_id)
     members = [_Member(client, client.spec(), training) for client in ordered]
@@ -141,10 +152,16 @@ def simulate(
         raise InvalidConfigError(" ".join(refusal.reason for refusal in refusals))
     state = strategy.init_state(federation, seed)
     rounds = []
+    by_id = {member.client_id: member for member in members}
+    arrivals = Arrivals(round_policy, list(by_id), seed, delays)
     for round_number in range(1, num_rounds + 1):
         plans = strategy.configure_round(state, federation, round_number, deliver=False)
-        updates = [member.train(strategy, plans[member.client_id]) for member in members]
-        state, report = strategy.aggregate(state, federation, iter(updates))
+        for client_id in arrivals.starting(round_number):
+            arrivals.send(by_id[client_id].train(strategy, plans[client_id]))
+        updates = arrivals.take()
+        ages = {update.client_id: round_number - update.round_number for update in updates}
+        weighted = discounted(updates, ages, round_policy.staleness_exponent)
+        state, report = strategy.aggregate(state, federation, weighted)
         state = decode_state(encode_state(state))
         rounds.append(SimulatedRound({u.client_id: u.metrics for u in updates}, report))
     delivered = {}
