@@ -36,6 +36,7 @@ def take(folder: Path) -> None:
     ):
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1360, "height": 1000})
+        page.set_default_timeout(180_000)  # a machine that trains draws slowly
         sign_in(page, platform)
         federation = prepare_federation(api)
         _start(api, federation.id, LocalOnlyParams(), wait_for_round=NUM_ROUNDS + 2)
@@ -86,7 +87,7 @@ def _photograph_privacy(page: Page, path: Path) -> None:
     page.get_by_text("Privacy", exact=True).click()
     page.get_by_text("Differential privacy", exact=True).click()
     consequence = page.get_by_text("the privacy loss of every client")
-    expect(consequence).to_be_visible(timeout=60_000)
+    expect(consequence).to_be_visible(timeout=180_000)
     consequence.scroll_into_view_if_needed()
     page.wait_for_timeout(2_000)
     page.screenshot(path=path)
@@ -114,10 +115,10 @@ def _wait(api: ApiClient, run: Run, round_number: int) -> None:
 def _photograph(page: Page, url: str, path: Path, height: int) -> None:
     page.set_viewport_size({"width": 1360, "height": height})  # pages scroll within themselves
     page.goto(url)
-    expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=180_000)
     page.wait_for_timeout(3_000)
     skeletons = page.get_by_test_id("stSkeleton")
-    expect(skeletons).to_have_count(0, timeout=60_000)  # charts are there
+    expect(skeletons).to_have_count(0, timeout=180_000)  # charts are there
     page.wait_for_timeout(2_000)  # and have faded in
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)
