@@ -266,8 +266,8 @@ def _deploy(home: Path, database_url: str, redis_url: str) -> Deployment:
 def _start_bare(running: ExitStack, home: Path) -> tuple[ChildProcess, str]:
     host = "127.0.0.1"
     port = require_port(host, 0, "the port")
-    argv = [sys.executable, "-m", "uvicorn", "benchmarks.bare_endpoint:app"]
-    argv += ["--app-dir", str(Path(__file__).parents[1]), "--host", host, "--port", str(port)]
+    argv = [sys.executable, "-m", "uvicorn", "bare_endpoint:app"]
+    argv += ["--app-dir", str(Path(__file__).parent), "--host", host, "--port", str(port)]
     command = Command("bare", [*argv, "--no-access-log"], home / "bare.log")
     url = f"http://{host}:{port}"
     return _start(running, Program(command, lambda: _answers(url))), url
