@@ -169,6 +169,7 @@ def traffic_figure(
                 )
     finish(figure, "Round", "")
     figure.update_yaxes(title_text=f"Payload per round ({unit})", col=1)
+    figure.update_yaxes(rangemode="nonnegative")
     figure.update_xaxes(title_text="Round · sent by clients (up)", col=1)
     figure.update_xaxes(title_text="Round · received by clients (down)", col=2)
     figure.update_xaxes(tickvals=_round_ticks(max([*_totals(up), *_totals(down)], default=1)))
