@@ -23,6 +23,7 @@ from backend.federations.routes import router as federations
 from backend.health.routes import router as health
 from backend.logging import configure_logging
 from backend.metrics.routes import router as metrics
+from backend.oidc.routes import router as oidc
 from backend.runs.control_routes import router as run_control
 from backend.runs.routes import router as runs
 from backend.sessions.routes import router as sessions
@@ -37,7 +38,7 @@ from backend.web.prometheus import RequestMetrics
 from backend.web.rate_limits import RateLimits
 
 PREFIX = "/api/v1"
-_ROUTERS = (sessions, account, users, audit, registration, base_models, strategies, agent)
+_ROUTERS = (sessions, oidc, account, users, audit, registration, base_models, strategies, agent)
 _TENANT_ROUTERS = (clients, datasets, federations, runs, run_control, comparisons, metrics, events)
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 

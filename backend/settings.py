@@ -8,6 +8,8 @@ from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.contracts.enums import Role
+
 
 class Settings(BaseSettings):
     """Values from environment variables; those of services have their customary names.
@@ -52,6 +54,28 @@ class Settings(BaseSettings):
         description="seals what must be read again, such as second factors; the same for every API "
         "process; generated into `home` when empty",
     )
+    oidc_issuer: str | None = Field(
+        None, description="the sign-in service (OpenID Connect), exactly as it calls itself"
+    )
+    oidc_client_id: str | None = Field(None, description="this platform's name at that service")
+    oidc_client_secret: SecretStr | None = None
+    oidc_redirect_url: str | None = Field(
+        None,
+        pattern=r"^https?://.+/api/v1/oidc/callback$",
+        description="`/api/v1/oidc/callback` of this API, as browsers reach it",
+    )
+    oidc_dashboard_url: str = Field(
+        "http://127.0.0.1:8501/", description="where people go once they are signed in"
+    )
+    oidc_allowed_domains: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="of verified e-mail addresses, separated by ','; empty: any",
+    )
+    oidc_default_role: Role | None = Field(
+        None,
+        description="of people who sign in for the first time; empty: only those come in for whom "
+        "an administrator made a user whose name is their verified address",
+    )
     max_dataset_bytes: int = Field(64 * 2**20, gt=0)
     max_update_bytes: int = Field(
         256 * 2**20, gt=0, description="of the shared matrices that a remote client sends"
@@ -89,6 +113,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_folders(cls, value: object) -> object:
         return value.split(":") if isinstance(value, str) else value
+
+    @field_validator("oidc_allowed_domains", mode="before")
+    @classmethod
+    def _split_domains(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [part.strip().lower() for part in value.split(",") if part.strip()]
 
 
 @lru_cache

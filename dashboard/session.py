@@ -9,7 +9,7 @@ import streamlit as st
 from backend.api_client.client import ApiClient
 from backend.api_client.errors import ApiClientError, ApiUnreachableError, UnauthenticatedError
 from backend.contracts.enums import Role
-from backend.contracts.users import User
+from backend.contracts.users import Session, User
 from dashboard.components.formatting import escape, zone_of
 from dashboard.options import api_url
 
@@ -34,7 +34,18 @@ def is_signed_in() -> bool:
 def sign_in(username: str, password: str, code: str | None = None) -> None:
     """Open a session and keep its token in this tab; `code`: of the second factor."""
     api = connect(None)
-    session = api.sign_in(username, password, code)
+    _keep(api, api.sign_in(username, password, code))
+
+
+def sign_in_with_ticket(ticket: str) -> None:
+    """Open the session of whoever comes back from the sign-in service."""
+    api = connect(None)
+    session = api.sessions.redeem(ticket)
+    api.use_token(session.token)
+    _keep(api, session)
+
+
+def _keep(api: ApiClient, session: Session) -> None:
     st.session_state[TOKEN] = session.token
     st.session_state[USER] = session.user
     st.session_state[API] = api

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from backend.api_client.transport import Transport
 from backend.contracts.audit import AuditEntry, AuditFilter
 from backend.contracts.common import Page
+from backend.contracts.oidc import SignInOffer, TicketRedemption
 from backend.contracts.users import (
     NewPersonalToken,
     OpenSession,
@@ -34,6 +37,16 @@ class Sessions:
     def create(self, credentials: SignIn) -> Session:
         """Exchange a name and a password for a session token."""
         return self._transport.post("/sessions", Session, credentials)
+
+    def offer(self) -> SignInOffer:
+        """Where a browser begins to sign in with the configured service, if there is one."""
+        return self._transport.get("/oidc", SignInOffer)
+
+    def redeem(self, ticket: str) -> Session:
+        """The session for the ticket that a browser brought from the sign-in service."""
+        return self._transport.post(
+            "/oidc/session", Session, TicketRedemption(ticket=SecretStr(ticket))
+        )
 
     def delete_current(self) -> None:
         """End the session whose token this client sends."""

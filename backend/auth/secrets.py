@@ -15,6 +15,7 @@ class SecretKind(StrEnum):
     SESSION = "fbs"  # a signed-in user
     PERSONAL = "fbp"  # a program that acts for a user
     CREDENTIAL = "fbc"  # a registered client
+    TICKET = "fbt"  # becomes a session once, after a sign-in service confirmed who it is
     ENROLMENT = "fbe"  # allows clients to register
 
 

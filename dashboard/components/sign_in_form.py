@@ -9,12 +9,15 @@ from dashboard import session
 from dashboard.components import browser_session
 from dashboard.components.formatting import escape
 
+TICKET = "ticket"  # in the address of whoever comes back from the sign-in service
 NEEDS_CODE = "sign_in.needs_code"  # the API asked for the second factor
 
 
 def sign_in_form() -> None:
     """Ask for name and password; reruns the page once somebody is in."""
-    if session.may_resume():
+    if TICKET in st.query_params:
+        _redeem(st.query_params.pop(TICKET))
+    elif session.may_resume():
         _resume()
     else:
         browser_session.clear_token()
@@ -31,6 +34,7 @@ def sign_in_form() -> None:
             password = st.text_input("Password", type="password", autocomplete="current-password")
             code = _code_field() if NEEDS_CODE in st.session_state else ""
             sent = st.form_submit_button("Sign in", type="primary", width="stretch")
+        _sign_in_service()
         st.caption(
             "First start? `fedbraid up` prints the administrator's password in its terminal."
         )
@@ -65,6 +69,28 @@ def _sign_in(username: str, password: str, code: str) -> None:
         st.session_state.pop(session.NOTICE, None)
         st.session_state.pop(NEEDS_CODE, None)
         st.rerun()
+
+
+def _sign_in_service() -> None:
+    """A link to the sign-in service, where the platform has one."""
+    try:
+        url = session.connect(None).sessions.offer().url
+    except ApiClientError:
+        return  # whoever tries to sign in is told why that does not work
+    if url is not None:
+        st.link_button(
+            "Sign in with your organisation", url, icon=":material/login:", width="stretch"
+        )
+
+
+def _redeem(ticket: str) -> None:
+    try:
+        session.sign_in_with_ticket(ticket)
+    except ApiClientError as error:
+        st.session_state[session.NOTICE] = str(error)
+        return
+    st.session_state.pop(session.NOTICE, None)
+    st.rerun()
 
 
 def _resume() -> None:

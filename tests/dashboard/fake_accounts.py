@@ -17,6 +17,7 @@ from backend.contracts.federations import (
     FederationMemberAdd,
     FederationUpdate,
 )
+from backend.contracts.oidc import SignInOffer, TicketRedemption
 from backend.contracts.users import (
     NewPersonalToken,
     OpenSession,
@@ -26,6 +27,7 @@ from backend.contracts.users import (
     RecoveryCodes,
     SecondFactorCode,
     SecondFactorOffer,
+    Session,
     User,
     UserUpdate,
 )
@@ -37,6 +39,7 @@ CODE = "123456"
 SECRET = "JBSWY3DPEHPK3PXP"
 RECOVERY = ["aaaa1111-bbbb2222", "cccc3333-dddd4444"]
 PERSONAL = "fbp_fresh"
+TICKET = "fbt_good"
 
 
 class Accounts:
@@ -47,6 +50,7 @@ class Accounts:
         self.passwords: list[str] = []
         self.entries: list[AuditEntry] = []
         self.filters: list[AuditFilter] = []
+        self.sign_in_url: str | None = None
         self.members: dict[UUID, list[FederationMember]] = {}
         start = datetime.now(UTC)
         self.sessions = [
@@ -103,6 +107,7 @@ def add_account_routes(
     _sessions_and_users(app, platform, guards, route)
     _second_factor(app, platform, guards, route, refusal)
     _members(app, platform, guards, route, refusal)
+    _sign_in_service(app, platform, route, refusal)
 
 
 def _sessions_and_users(
@@ -197,3 +202,18 @@ def _members(
     def remove(federation_id: UUID, user_id: UUID) -> Response:
         members[federation_id] = [m for m in members[federation_id] if m.user_id != user_id]
         return Response(status_code=204)
+
+
+def _sign_in_service(
+    app: FastAPI, platform: FakePlatform, route: Callable[..., Any], refusal: type[Exception]
+) -> None:
+    @route(app, "GET", "/oidc", [])
+    def offer() -> SignInOffer:
+        return SignInOffer(url=platform.accounts.sign_in_url)
+
+    @route(app, "POST", "/oidc/session", [], 201)
+    def redeem(body: TicketRedemption) -> Session:
+        if body.ticket.get_secret_value() != TICKET:
+            raise refusal(401, "ticket_refused", "This sign-in ticket has expired.")
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        return Session(token="fbs_test", expires_at=expires_at, user=platform.user)

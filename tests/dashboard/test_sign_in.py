@@ -1,6 +1,7 @@
 from streamlit.testing.v1 import AppTest
 
 from dashboard import session
+from tests.dashboard.fake_accounts import TICKET
 from tests.dashboard.fake_platform import PASSWORD, FakePlatform
 from tests.dashboard.reading import Open, text_of
 
@@ -78,3 +79,27 @@ def test_a_platform_that_went_away_is_explained_and_the_session_kept(
     next(item for item in app.button if item.label == "Try again").click().run()
     assert app.title[0].value == "Federations"
     assert not app.error
+
+
+def test_a_sign_in_service_is_offered_where_there_is_one(
+    platform: FakePlatform, signed_out: AppTest
+) -> None:
+    assert not signed_out.get("link_button")
+    platform.accounts.sign_in_url = "http://fake.test/api/v1/oidc/sign-in"
+    [link] = signed_out.run().get("link_button")
+    assert link.proto.url == platform.accounts.sign_in_url
+
+
+def test_a_ticket_is_redeemed_and_leaves_the_address(signed_out: AppTest) -> None:
+    signed_out.query_params["ticket"] = TICKET
+    app = signed_out.run()
+    assert not app.exception
+    assert app.title[0].value == "Federations"
+    assert "ticket" not in app.query_params
+
+
+def test_an_old_ticket_is_a_sentence(signed_out: AppTest) -> None:
+    signed_out.query_params["ticket"] = "fbt_old"
+    app = signed_out.run()
+    assert app.info[0].value == "This sign-in ticket has expired."
+    assert "ticket" not in app.query_params

@@ -15,6 +15,7 @@ from backend.db.models.metric import Metric
 from backend.db.models.round import Round
 from backend.db.models.run import Run
 from backend.db.models.sign_in_failure import SignInFailure
+from backend.db.models.sign_in_ticket import SignInTicket
 from backend.db.models.token import Token
 from backend.db.models.user import User
 
@@ -34,6 +35,7 @@ __all__ = [
     "Round",
     "Run",
     "SignInFailure",
+    "SignInTicket",
     "Token",
     "User",
 ]
