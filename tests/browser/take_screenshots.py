@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from uuid import UUID
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -94,7 +95,7 @@ def _photograph_privacy(page: Page, path: Path) -> None:
 
 
 def _start(
-    api: ApiClient, federation_id: object, strategy: StrategyParams, wait_for_round: int
+    api: ApiClient, federation_id: UUID, strategy: StrategyParams, wait_for_round: int
 ) -> Run:
     request = RunCreate(strategy=strategy, num_rounds=NUM_ROUNDS, training=TRAINING)
     run = api.runs.start(api.federations.create_run(federation_id, request).id)
