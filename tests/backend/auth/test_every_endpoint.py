@@ -161,7 +161,7 @@ def endpoints(app: object) -> set[str]:
 
 
 def test_the_table_has_every_endpoint(anonymous: Caller) -> None:
-    assert endpoints(anonymous.http.app) - set(TABLE) == set()
+    assert endpoints(anonymous.http.app) == set(TABLE)
 
 
 @dataclass
@@ -256,10 +256,7 @@ def outcome(response: Any, world: World) -> str:
 
 def test_everybody_gets_what_the_table_says(anonymous: Caller, world: World) -> None:
     wrong = []
-    there = endpoints(anonymous.http.app)
     for endpoint, access in TABLE.items():
-        if endpoint not in there:
-            continue
         method, template = endpoint.split(" ")
         path = template
         for name, number in world.ids.items():
