@@ -37,7 +37,7 @@ def _member(name: str, model: BuiltinModelName, rank: int, seed: int) -> ClientR
         base_model=BaseModelRef(source="builtin", id=model),
         lora_rank=rank,
         task=BUILTIN_TASK_KINDS[TASK],
-        dataset=BuiltinDataset(task=TASK, seed=seed, num_train=32, num_validation=16, num_test=200),
+        dataset=BuiltinDataset(task=TASK, seed=seed, num_train=32, num_validation=16, num_test=100),
     )
 
 
