@@ -14,7 +14,7 @@ from worker.federated.experiments.__main__ import main
 from worker.federated.experiments.arms import grouped
 from worker.federated.experiments.config import load_experiment
 
-EXAMPLES = sorted((Path(__file__).parents[4] / "examples" / "sharing").glob("*.toml"))
+EXAMPLES = sorted((Path(__file__).parents[4] / "examples").glob("*/*.toml"))
 
 SMALL = """
 seeds = 1
