@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     request_metrics = RequestMetrics()
     app.state.settings = settings
     app.state.request_metrics = request_metrics
-    app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared"))
+    app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared", "/content"))
     if settings.redis_url is not None:
         app.state.limits_pool = ConnectionPool.from_url(settings.redis_url.get_secret_value())
         app.add_middleware(

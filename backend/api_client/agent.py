@@ -1,10 +1,13 @@
 """What a remote client's agent calls; needs the client's credential as token."""
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterator
 from uuid import UUID
 
 from backend.api_client.transport import Transport
 from backend.contracts.agent import (
+    PIECE_BYTES,
+    PIECE_MEDIA_TYPE,
     SHARED_MEDIA_TYPE,
     AgentFailure,
     AgentRelease,
@@ -14,6 +17,8 @@ from backend.contracts.agent import (
     LeaseRequest,
     ResultReceipt,
     SharedReceipt,
+    UploadStart,
+    UploadState,
     Work,
 )
 
@@ -40,15 +45,36 @@ class AgentWork:
         """Keep the lease, and show how far the work is."""
         self._transport.call("POST", f"/agent/updates/{client_update_id}/heartbeat", beat)
 
-    def upload_shared(
-        self, client_update_id: UUID, fence: int, content: bytes | Iterable[bytes]
-    ) -> SharedReceipt:
-        """Send the shared matrices; they count once `finish` names their hash."""
+    def upload_shared(self, client_update_id: UUID, fence: int, content: bytes) -> SharedReceipt:
+        """Send the shared matrices; they count once `finish` names their hash.
+
+        What is longer than a piece goes piece by piece, from where an earlier call for the same
+        bytes broke off, in this process or another. Sending them twice is harmless.
+        """
+        if len(content) > PIECE_BYTES:
+            return self._upload_in_pieces(client_update_id, fence, content)
         return self._transport.put_bytes(
             f"/agent/updates/{client_update_id}/shared?fence={fence}",
             SharedReceipt,
             content,
             SHARED_MEDIA_TYPE,
+        )
+
+    def _upload_in_pieces(
+        self, client_update_id: UUID, fence: int, content: bytes
+    ) -> SharedReceipt:
+        sha256 = hashlib.sha256(content).hexdigest()
+        uploads = f"/agent/updates/{client_update_id}/uploads"
+        start = UploadStart(fence=fence, sha256=sha256, size_bytes=len(content))
+        state = self._transport.post(uploads, UploadState, start)
+        while state.offset < len(content):
+            piece = content[state.offset : state.offset + state.piece_bytes]
+            headers = {"Content-Type": PIECE_MEDIA_TYPE, "Upload-Offset": str(state.offset)}
+            state = self._transport.patch_bytes(
+                f"{uploads}/content?sha256={sha256}&fence={fence}", UploadState, piece, headers
+            )
+        return self._transport.post(
+            f"{uploads}/complete?sha256={sha256}&fence={fence}", SharedReceipt
         )
 
     def finish(self, client_update_id: UUID, result: AgentResult) -> ResultReceipt:

@@ -80,6 +80,13 @@ class Transport:
         response = self._send("PUT", path, content=content, headers=headers)
         return self._parse(path, answer, response)
 
+    def patch_bytes(
+        self, path: str, answer: type[T], content: bytes, headers: Mapping[str, str]
+    ) -> T:
+        """PATCH raw bytes and read one `answer`."""
+        response = self._send("PATCH", path, content=content, headers=headers)
+        return self._parse(path, answer, response)
+
     def call(self, method: str, path: str, body: BaseModel | None = None) -> None:
         """Send a request whose answer does not matter."""
         self._send(method, path, json=_encode(body))

@@ -18,6 +18,13 @@ from backend.contracts.training import TrainingConfig
 
 SHARED_MEDIA_TYPE = "application/vnd.safetensors"
 
+PIECE_MEDIA_TYPE = "application/offset+octet-stream"
+PIECE_BYTES = 4 * 2**20
+"""Longer shared matrices travel in pieces of this size: a broken connection costs one at most."""
+
+UPLOAD_OFFSET = "upload_offset"
+"""Code of the 409 that says: another number of bytes is here; ask for the state and go on."""
+
 LEASE_LOST = "lease_lost"
 """Code of the 409 that says: this attempt counts no more, drop it and ask for work again."""
 
@@ -98,6 +105,27 @@ class SharedReceipt(Answer):
 
     sha256: str
     size_bytes: int
+
+
+class UploadStart(Request):
+    """Announces shared matrices that come in pieces, or asks how far the same upload got."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"fence": 1, "sha256": "0" * 64, "size_bytes": 20_000_000}]}
+    )
+
+    fence: Fence
+    sha256: Sha256 = Field(description="of the whole")
+    size_bytes: int = Field(ge=1, le=2**40, description="of the whole")
+
+
+class UploadState(Answer):
+    """How far an upload is; send the next piece from `offset` on."""
+
+    sha256: str
+    size_bytes: int
+    offset: int = Field(description="bytes that are here; `size_bytes`: only `complete` is missing")
+    piece_bytes: int = Field(description="a piece may be this long, or shorter")
 
 
 class AgentResult(Request):

@@ -1,13 +1,17 @@
 """SQL of the client updates that remote clients do themselves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from backend.contracts.enums import EventKind, Execution, RoundKind, RunStatus, UpdateStatus
-from backend.db.models import Blob, Client, ClientUpdate, Event, Round, Run
+from backend.db.ids import new_id
+from backend.db.models import Blob, Client, ClientUpdate, Event, Round, Run, Upload, UploadPiece
+from backend.storage import BlobRef, BlobStoreUnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,57 @@ def keep_shared(session: Session, update_id: UUID, fence: int, sha256: str) -> b
         .returning(ClientUpdate.id)
     )
     return kept is not None
+
+
+def begin_upload(session: Session, update_id: UUID, sha256: str, size_bytes: int) -> Upload:
+    """The upload of these bytes, which may have begun before; locked."""
+    session.execute(
+        insert(Upload)
+        .values(id=new_id(), client_update_id=update_id, sha256=sha256, size_bytes=size_bytes)
+        .on_conflict_do_nothing()
+    )
+    upload = find_upload(session, update_id, sha256)
+    if upload is None:
+        raise BlobStoreUnavailableError(
+            f"The upload {sha256} was completed in this moment. Ask again."
+        )
+    return upload
+
+
+def find_upload(session: Session, update_id: UUID, sha256: str) -> Upload | None:
+    """The upload, locked until the transaction ends: pieces come one after the other."""
+    return session.scalar(
+        select(Upload)
+        .where(Upload.client_update_id == update_id, Upload.sha256 == sha256)
+        .with_for_update(key_share=True)
+    )
+
+
+def upload_offset(session: Session, upload_id: UUID) -> int:
+    """Bytes of an upload that are here."""
+    query = select(func.coalesce(func.sum(UploadPiece.size_bytes), 0))
+    return int(session.scalar(query.where(UploadPiece.upload_id == upload_id)) or 0)
+
+
+def pieces_of(session: Session, upload_id: UUID) -> Sequence[UploadPiece]:
+    """The pieces of an upload in their order."""
+    return session.scalars(
+        select(UploadPiece).where(UploadPiece.upload_id == upload_id).order_by(UploadPiece.start)
+    ).all()
+
+
+def add_piece(session: Session, upload_id: UUID, start: int, ref: BlobRef) -> None:
+    """Adds a piece that is stored."""
+    piece = UploadPiece(
+        upload_id=upload_id, start=start, size_bytes=ref.size_bytes, sha256=ref.sha256
+    )
+    session.add(piece)
+    session.flush()
+
+
+def forget_upload(session: Session, upload_id: UUID) -> None:
+    """Removes an upload with its pieces; their bytes go with the next garbage collection."""
+    session.execute(delete(Upload).where(Upload.id == upload_id))
 
 
 def is_refusal_known(session: Session, own: OwnUpdate, fence: int) -> bool:

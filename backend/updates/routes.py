@@ -1,13 +1,14 @@
 """`/agent`: what a remote client's agent calls, with the client's own credential."""
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Header, Query, status
 from fastapi.responses import Response
 
 from backend.auth.dependencies import CurrentClient
 from backend.contracts.agent import (
+    PIECE_MEDIA_TYPE,
     SHARED_MEDIA_TYPE,
     AgentFailure,
     AgentRelease,
@@ -17,9 +18,11 @@ from backend.contracts.agent import (
     LeaseRequest,
     ResultReceipt,
     SharedReceipt,
+    UploadStart,
+    UploadState,
 )
-from backend.updates import service
-from backend.updates.upload import FenceQuery, Upload
+from backend.updates import resumable, service
+from backend.updates.upload import FenceQuery, Piece, Upload
 from backend.web.dependencies import AppSettings, DbSession, Store
 from backend.web.downloads import RANGE_ANSWERS, BlobSender
 from backend.web.problems import problem_answers
@@ -30,9 +33,19 @@ _SHARED_BODY = {
     "required": True,
     "content": {SHARED_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
 }
+_PIECE_BODY = {
+    "required": True,
+    "content": {PIECE_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+}
 _PLAN: dict[int | str, dict[str, Any]] = {
     200: {"content": {SHARED_MEDIA_TYPE: {}}, "description": "A plan in safetensors format."}
 }
+
+
+Sha256Query = Annotated[str, Query(pattern=r"^[0-9a-f]{64}$", description="hash of the whole")]
+OffsetHeader = Annotated[
+    int, Header(alias="Upload-Offset", ge=0, le=2**40, description="first byte of the piece")
+]
 
 
 @router.post("/lease", summary="Ask for work")
@@ -90,6 +103,52 @@ def put_shared(
     return service.store_shared(
         session, store, client, update_id, fence, upload.content, upload.size_bytes
     )
+
+
+@router.post("/updates/{update_id}/uploads", summary="Begin or resume an upload")
+def start_upload(
+    update_id: UUID,
+    body: UploadStart,
+    client: CurrentClient,
+    session: DbSession,
+    settings: AppSettings,
+) -> UploadState:
+    """For shared matrices that come in pieces; the answer says from where on to send."""
+    return resumable.start(session, client, update_id, body, settings.max_update_bytes)
+
+
+@router.patch(
+    "/updates/{update_id}/uploads/content",
+    summary="Upload the next piece",
+    responses=problem_answers(415),
+    openapi_extra={"requestBody": _PIECE_BODY},
+)
+def add_piece(
+    update_id: UUID,
+    sha256: Sha256Query,
+    offset: OffsetHeader,
+    piece: Piece,
+    client: CurrentClient,
+    session: DbSession,
+    store: Store,
+) -> UploadState:
+    """Whole or not at all; 409 `upload_offset` says that it does not begin where the last ended."""
+    return resumable.add_piece(
+        session, store, client, update_id, sha256, offset, piece.content, piece.size_bytes
+    )
+
+
+@router.post("/updates/{update_id}/uploads/complete", summary="Complete an upload")
+def complete_upload(
+    update_id: UUID,
+    sha256: Sha256Query,
+    fence: FenceQuery,
+    client: CurrentClient,
+    session: DbSession,
+    store: Store,
+) -> SharedReceipt:
+    """Joins the pieces and checks their hash; again, it gives the same answer."""
+    return resumable.complete(session, store, client, update_id, fence, sha256)
 
 
 @router.post("/updates/{update_id}/result", summary="Hand in a result")

@@ -32,7 +32,7 @@ from backend.errors import ConflictError, ForbiddenError, InvalidError, NotFound
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event, record_metrics
 from backend.leases import Claim, Result
-from backend.storage import BlobStore, save_blob
+from backend.storage import BlobRef, BlobStore, save_blob
 from backend.updates import repository
 from backend.updates.container import ContainerError, check_container
 from backend.updates.repository import OwnUpdate
@@ -59,7 +59,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
     claim = leases.claim(session, update_id, f"agent {agent}", lease_seconds)
     if claim is None:  # another agent of the same client was faster
         return Lease(work=None)
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     run = repository.find_run(session, claim.run_id)
     plan = repository.find_blob(session, own.update.plan_sha256)
     return Lease(
@@ -87,7 +87,7 @@ def find_plan(session: Session, client: ClientPrincipal, update_id: UUID) -> Dow
     Raises:
         NotFoundError: no such update of this client.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     blob = repository.find_blob(session, own.update.plan_sha256)
     return Download(
         name=f"plan-{own.round.round_number}.safetensors",
@@ -110,7 +110,7 @@ def heartbeat(
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     claim = _claim(own, beat.fence)
     if not leases.heartbeat(
         session,
@@ -126,16 +126,19 @@ def heartbeat(
     )
 
 
-def require_held(session: Session, client: ClientPrincipal, update_id: UUID, fence: int) -> None:
-    """Passes when this attempt still counts, so that a large body is read only then.
+def require_held(
+    session: Session, client: ClientPrincipal, update_id: UUID, fence: int
+) -> OwnUpdate:
+    """The update, when this attempt still counts, so that a large body is read only then.
 
     Raises:
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     if not _is_held(own, fence):
         raise _lease_lost(own, fence)
+    return own
 
 
 def store_shared(
@@ -154,23 +157,50 @@ def store_shared(
         ConflictError: the lease is lost.
         InvalidError: the bytes are no safetensors container, or this round sends none.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
+    require_expected(own)
+    require_container(content, size_bytes)
+    content.seek(0)
+    ref = save_blob(session, store, content, SHARED_MEDIA_TYPE)
+    keep_shared(session, own, fence, ref)
+    return SharedReceipt(sha256=ref.sha256, size_bytes=ref.size_bytes)
+
+
+def require_expected(own: OwnUpdate) -> None:
+    """Passes when the round sends shared matrices.
+
+    Raises:
+        InvalidError: it is the deliver round.
+    """
     if own.round.kind is RoundKind.DELIVER:
-        raise _invalid("body", "shared_unexpected", "The deliver round sends no shared matrices.")
+        raise invalid("body", "shared_unexpected", "The deliver round sends no shared matrices.")
+
+
+def require_container(content: BinaryIO, size_bytes: int) -> None:
+    """Passes when the bytes are a safetensors container; reads its header.
+
+    Raises:
+        InvalidError: they are not.
+    """
     try:
         check_container(content, size_bytes)
     except ContainerError as error:
-        raise _invalid(
+        raise invalid(
             "body",
             "shared_refused",
             f"These {size_bytes} bytes are no shared matrices in safetensors format: {error}. "
             "Send what the agent's `encode_update` made, unchanged.",
         ) from error
-    content.seek(0)
-    ref = save_blob(session, store, content, SHARED_MEDIA_TYPE)
-    if not repository.keep_shared(session, update_id, fence, ref.sha256):
+
+
+def keep_shared(session: Session, own: OwnUpdate, fence: int, ref: BlobRef) -> None:
+    """Remembers what an attempt sent.
+
+    Raises:
+        ConflictError: the lease is lost.
+    """
+    if not repository.keep_shared(session, own.update.id, fence, ref.sha256):
         raise _lease_lost(own, fence)
-    return SharedReceipt(sha256=ref.sha256, size_bytes=ref.size_bytes)
 
 
 def finish(
@@ -183,7 +213,7 @@ def finish(
         ConflictError: the lease is lost; the run page shows that the result was refused.
         InvalidError: the shared matrices are missing, or are not those that were uploaded.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     if _is_held(own, result.fence):
         _check_shared(own, result.shared_sha256)
     jobs = leases.accept(
@@ -194,7 +224,7 @@ def finish(
     if jobs is not None:
         commit_and_enqueue(session, *jobs)
         return ResultReceipt(is_repeated=False)
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     if _is_repeated(own, result):
         return ResultReceipt(is_repeated=True)
     if own.update.status is not UpdateStatus.DROPPED:  # that is listed as late
@@ -214,7 +244,7 @@ def fail(
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     if own.update.status is UpdateStatus.FAILED and own.update.fence == fence:
         return  # told twice
     if not _is_held(own, fence):
@@ -229,13 +259,18 @@ def release(session: Session, client: ClientPrincipal, update_id: UUID, fence: i
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost.
     """
-    own = _own(session, client, update_id)
+    own = require_own(session, client, update_id)
     if not _is_held(own, fence):
         raise _lease_lost(own, fence)
     leases.release(session, _claim(own, fence))  # no job: the client's agent asks by itself
 
 
-def _own(session: Session, client: ClientPrincipal, update_id: UUID) -> OwnUpdate:
+def require_own(session: Session, client: ClientPrincipal, update_id: UUID) -> OwnUpdate:
+    """One update of this client.
+
+    Raises:
+        NotFoundError: no such update of this client.
+    """
     own = repository.find_own(session, client.id, update_id)
     if own is None:
         raise NotFoundError(f"Client {client.name} has no client update {update_id} to do.")
@@ -269,11 +304,11 @@ def _is_repeated(own: OwnUpdate, result: AgentResult) -> bool:
 def _check_shared(own: OwnUpdate, sha256: str | None) -> None:
     if own.round.kind is RoundKind.DELIVER:
         if sha256 is not None:
-            raise _invalid(
+            raise invalid(
                 "shared_sha256", "shared_unexpected", "The deliver round sends no shared matrices."
             )
     elif sha256 is None or sha256 != own.update.shared_sha256:
-        raise _invalid(
+        raise invalid(
             "shared_sha256",
             "shared_missing",
             f"The result names the shared matrices {sha256 or 'of no hash'}, but this attempt "
@@ -313,5 +348,6 @@ def _lease_lost(own: OwnUpdate, fence: int) -> ConflictError:
     )
 
 
-def _invalid(field: str, code: str, message: str) -> InvalidError:
+def invalid(field: str, code: str, message: str) -> InvalidError:
+    """A refusal that names one field."""
     return InvalidError(message, code=code, errors=[FieldError(field=field, message=message)])

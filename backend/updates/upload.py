@@ -11,7 +11,7 @@ from fastapi import Depends, Query, Request
 
 from backend.auth.dependencies import CurrentClient
 from backend.auth.principals import ClientPrincipal
-from backend.contracts.agent import MAX_FENCE, SHARED_MEDIA_TYPE
+from backend.contracts.agent import MAX_FENCE, PIECE_BYTES, PIECE_MEDIA_TYPE, SHARED_MEDIA_TYPE
 from backend.errors import TooLargeError
 from backend.updates import service
 from backend.web.dependencies import AppSettings, DbSession
@@ -50,7 +50,29 @@ async def read_shared(
         yield body
 
 
+async def read_piece(
+    request: Request,
+    _client: Annotated[ClientPrincipal, Depends(require_lease)],
+) -> AsyncIterator[ReceivedBody]:
+    """One piece of a longer upload, after its sender, lease, type and size are checked.
+
+    Raises:
+        UnsupportedMediaError: the type is not that of a piece.
+        TooLargeError: longer than a piece may be.
+    """
+    require_media_type(request, (PIECE_MEDIA_TYPE,), f"Send pieces as {PIECE_MEDIA_TYPE}.")
+    async with receive(request, PIECE_BYTES, _piece_too_large) as body:
+        yield body
+
+
+Piece = Annotated[ReceivedBody, Depends(read_piece, scope="function")]
 Upload = Annotated[ReceivedBody, Depends(read_shared, scope="function")]
+
+
+def _piece_too_large(size: str) -> TooLargeError:
+    return TooLargeError(
+        f"The piece is {size}, the limit is {PIECE_BYTES} bytes. Send more, shorter pieces."
+    )
 
 
 def _too_large(size: str, limit: int) -> TooLargeError:

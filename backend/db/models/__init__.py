@@ -17,6 +17,7 @@ from backend.db.models.run import Run
 from backend.db.models.sign_in_failure import SignInFailure
 from backend.db.models.sign_in_ticket import SignInTicket
 from backend.db.models.token import Token
+from backend.db.models.upload import Upload, UploadPiece
 from backend.db.models.user import User
 
 __all__ = [
@@ -37,5 +38,7 @@ __all__ = [
     "SignInFailure",
     "SignInTicket",
     "Token",
+    "Upload",
+    "UploadPiece",
     "User",
 ]

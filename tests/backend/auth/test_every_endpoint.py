@@ -130,6 +130,9 @@ TABLE = {
     "GET /api/v1/agent/updates/{update_id}/plan": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/heartbeat": Access.OWN_UPDATE,
     "PUT /api/v1/agent/updates/{update_id}/shared": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/uploads": Access.OWN_UPDATE,
+    "PATCH /api/v1/agent/updates/{update_id}/uploads/content": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/uploads/complete": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/result": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/failure": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/release": Access.OWN_UPDATE,
@@ -144,6 +147,16 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "PUT /api/v1/agent/updates/{update_id}/shared": {
         "params": {"fence": 9},
         "headers": {"Content-Type": "application/vnd.safetensors"},
+    },
+    "POST /api/v1/agent/updates/{update_id}/uploads": {
+        "json": {"fence": 9, "sha256": "0" * 64, "size_bytes": 9}
+    },
+    "PATCH /api/v1/agent/updates/{update_id}/uploads/content": {
+        "params": {"fence": 9, "sha256": "0" * 64},
+        "headers": {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"},
+    },
+    "POST /api/v1/agent/updates/{update_id}/uploads/complete": {
+        "params": {"fence": 9, "sha256": "0" * 64}
     },
     "POST /api/v1/agent/updates/{update_id}/result": {"json": {"fence": 9}},
     "POST /api/v1/agent/updates/{update_id}/failure": {"json": {"fence": 9, "reason": "test"}},

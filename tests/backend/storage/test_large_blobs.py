@@ -64,7 +64,7 @@ def server(settings: Settings, engine: Engine) -> Iterator[Server]:
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=600) as http:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             while not _answers(http):
                 assert process.poll() is None, "the server ended by itself"
                 assert time.monotonic() < deadline, "the server does not answer"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from backend.contracts.agent import SHARED_MEDIA_TYPE
 from backend.contracts.enums import EventKind, Execution, RoundKind, RoundStatus, UpdateStatus
+from backend.contracts.metrics import MetricName
 from backend.db.ids import new_id
 from backend.db.models import Blob, Client, ClientUpdate, Event, Metric, Round, Run
 from backend.db.session import SessionFactory
@@ -250,7 +251,8 @@ def test_the_last_result_of_a_round_sends_the_aggregation(
     assert row.private_sha256 is None
     with session_factory() as reading:
         assert reading.get_one(Round, remote.rows.round_id).status is RoundStatus.AGGREGATING
-        assert reading.scalars(select(Metric.value)).one() == 0.25
+        sparsity = select(Metric.value).where(Metric.name == MetricName.SPARSITY)
+        assert reading.scalars(sparsity).one() == 0.25
     assert broker.llen("control") == 1
 
 

@@ -33,7 +33,9 @@ class InProcess(httpx.BaseTransport):
         if action in self.dead:
             raise httpx.ConnectError("the line is dead")
         headers = {
-            k: v for k, v in request.headers.items() if k in {"authorization", "content-type"}
+            k: v
+            for k, v in request.headers.items()
+            if k in {"authorization", "content-type", "upload-offset"}
         }
         answer: Any = self._http.request(
             request.method,

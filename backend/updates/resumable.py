@@ -1,0 +1,169 @@
+"""Uploads of shared matrices that go on where a broken connection or a killed agent left them.
+
+An agent announces the hash and size of the whole, then sends pieces in order; each is stored whole
+or not at all, as a blob, so that any API process can take the next one. The last step joins the
+pieces, and only what has the announced hash counts. Everything may be sent twice.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import BinaryIO
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from backend.auth.principals import ClientPrincipal
+from backend.contracts.agent import (
+    PIECE_BYTES,
+    PIECE_MEDIA_TYPE,
+    SHARED_MEDIA_TYPE,
+    UPLOAD_OFFSET,
+    SharedReceipt,
+    UploadStart,
+    UploadState,
+)
+from backend.db.models import Upload
+from backend.errors import ConflictError, InvalidError, NotFoundError, TooLargeError
+from backend.storage import BlobStore, add_blob_row, save_blob
+from backend.updates import repository, service
+
+CHUNK_BYTES = 2**20
+
+
+def start(
+    session: Session,
+    client: ClientPrincipal,
+    update_id: UUID,
+    request: UploadStart,
+    max_bytes: int,
+) -> UploadState:
+    """Announces an upload, or finds how far the same one got.
+
+    Raises:
+        NotFoundError: no such update of this client.
+        ConflictError: the lease is lost.
+        InvalidError: this round sends no shared matrices.
+        TooLargeError: more than `max_bytes`.
+    """
+    own = service.require_held(session, client, update_id, request.fence)
+    service.require_expected(own)
+    if request.size_bytes > max_bytes:
+        raise TooLargeError(
+            f"size_bytes is {request.size_bytes}, the limit is {max_bytes} bytes. Choose a smaller "
+            "LoRA rank, or ask an administrator to raise FEDBRAID_MAX_UPDATE_BYTES."
+        )
+    if own.update.shared_sha256 == request.sha256:
+        return _state(request.sha256, request.size_bytes, request.size_bytes)
+    upload = repository.begin_upload(session, update_id, request.sha256, request.size_bytes)
+    if upload.size_bytes != request.size_bytes:
+        raise ConflictError(
+            f"size_bytes is {request.size_bytes}, but the upload of {request.sha256} was announced "
+            f"with {upload.size_bytes} bytes. Equal hashes have equal sizes: announce that one.",
+            code="upload_size",
+        )
+    return _state(upload.sha256, upload.size_bytes, repository.upload_offset(session, upload.id))
+
+
+def add_piece(
+    session: Session,
+    store: BlobStore,
+    client: ClientPrincipal,
+    update_id: UUID,
+    sha256: str,
+    offset: int,
+    piece: BinaryIO,
+    size_bytes: int,
+) -> UploadState:
+    """Takes the next piece of an upload; the caller has checked the lease.
+
+    Raises:
+        NotFoundError: no such update of this client, or no such upload.
+        ConflictError: the piece does not begin where the last one ended.
+        TooLargeError: it goes beyond the announced size.
+    """
+    service.require_own(session, client, update_id)
+    upload = _require_upload(session, update_id, sha256)
+    known = repository.upload_offset(session, upload.id)  # the upload is locked
+    if offset != known:
+        raise ConflictError(
+            f"Upload-Offset is {offset}, but {known} bytes are here. Go on from {known}.",
+            code=UPLOAD_OFFSET,
+        )
+    if offset + size_bytes > upload.size_bytes:
+        raise TooLargeError(
+            f"{offset} and {size_bytes} more bytes are above the {upload.size_bytes} announced. "
+            "Announce the upload anew with its right size."
+        )
+    if size_bytes:
+        ref = save_blob(session, store, piece, PIECE_MEDIA_TYPE)
+        repository.add_piece(session, upload.id, offset, ref)
+    return _state(sha256, upload.size_bytes, offset + size_bytes)
+
+
+def complete(
+    session: Session,
+    store: BlobStore,
+    client: ClientPrincipal,
+    update_id: UUID,
+    fence: int,
+    sha256: str,
+) -> SharedReceipt:
+    """Joins the pieces, which count with the result of the attempt from then on.
+
+    Raises:
+        NotFoundError: no such update of this client, or no such upload.
+        ConflictError: the lease is lost, or pieces are missing.
+        InvalidError: the bytes have another hash or are no safetensors container; the upload is
+            forgotten then.
+    """
+    own = service.require_held(session, client, update_id, fence)
+    if own.update.shared_sha256 == sha256:
+        blob = repository.find_blob(session, sha256)
+        return SharedReceipt(sha256=sha256, size_bytes=blob.size_bytes)
+    upload = _require_upload(session, update_id, sha256)
+    pieces = repository.pieces_of(session, upload.id)
+    known = sum(piece.size_bytes for piece in pieces)
+    if known != upload.size_bytes:
+        raise ConflictError(
+            f"{known} of {upload.size_bytes} bytes are here. Send the others first.",
+            code=UPLOAD_OFFSET,
+        )
+    ref = store.put(_joined(store, [piece.sha256 for piece in pieces]), SHARED_MEDIA_TYPE)
+    repository.forget_upload(session, upload.id)
+    if ref.sha256 != sha256:
+        session.commit()
+        raise service.invalid(
+            "sha256",
+            "upload_checksum",
+            f"The {known} bytes that came have the SHA-256 {ref.sha256}, not the announced "
+            f"{sha256}. They were forgotten: send them again.",
+        )
+    with closing(store.open(sha256)) as content:
+        try:
+            service.require_container(content, known)
+        except InvalidError:
+            session.commit()  # another try would end in the same way
+            raise
+    add_blob_row(session, ref)
+    service.keep_shared(session, own, fence, ref)
+    return SharedReceipt(sha256=sha256, size_bytes=known)
+
+
+def _require_upload(session: Session, update_id: UUID, sha256: str) -> Upload:
+    upload = repository.find_upload(session, update_id, sha256)
+    if upload is None:
+        raise NotFoundError(
+            f"There is no upload {sha256} of this update. Announce it with POST "
+            "/api/v1/agent/updates/{id}/uploads."
+        )
+    return upload
+
+
+def _state(sha256: str, size_bytes: int, offset: int) -> UploadState:
+    return UploadState(sha256=sha256, size_bytes=size_bytes, offset=offset, piece_bytes=PIECE_BYTES)
+
+
+def _joined(store: BlobStore, hashes: list[str]) -> Iterator[bytes]:
+    for sha256 in hashes:
+        with store.open(sha256) as piece:
+            yield from iter(lambda: piece.read(CHUNK_BYTES), b"")
