@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
@@ -35,9 +36,11 @@ from backend.local.administrator import USERNAME, ensure_administrator, password
 from backend.local.errors import LocalError
 from backend.local.platform import LocalPlatform, StopRequested, running
 from backend.local.ports import prefer_port, require_port
-from backend.local.services import open_database
+from backend.local.services import blob_url_of, open_database
 from backend.logging import configure_logging
 from backend.settings import Settings, get_settings
+from backend.storage import open_blob_store
+from backend.storage.garbage import collect_garbage, find_garbage
 from backend.sweep import run_forever
 from backend.users import service as users
 
@@ -146,6 +149,30 @@ def strategies(
         differences = ", ".join(name for name, is_allowed in allowed.items() if is_allowed)
         table.add_row(info.name, info.shares, differences, info.reference or "")
     _out.print(table)
+
+
+@app.command("gc")
+def collect(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+) -> None:
+    """Remove stored bytes that nothing refers to any more."""
+    with _one_line_errors():
+        settings = get_settings()
+        with open_database(settings) as url:
+            upgrade(url)
+            store = open_blob_store(blob_url_of(settings))
+            engine = create_database_engine(url)
+            sweep_away = find_garbage if dry_run else collect_garbage
+            grace = timedelta(hours=settings.garbage_grace_hours)
+            garbage = sweep_away(create_session_factory(engine), store, grace)
+            engine.dispose()
+    what = "would be removed" if dry_run else "were removed"
+    _say(
+        f"{garbage.num_blobs} blobs of {garbage.size_bytes} bytes and {garbage.num_strays} stray "
+        f"objects {what}."
+    )
 
 
 @app.command(

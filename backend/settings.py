@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         default_factory=list,
         description="folders below which `folder` base models may lie, separated by ':'",
     )
+    garbage_grace_hours: float = Field(
+        24.0, gt=0, description="stored bytes that nothing refers to are kept for this long"
+    )
+    garbage_interval_hours: float = Field(
+        1.0, gt=0, description="how often the sweep removes stored bytes that nothing needs"
+    )
+    blob_patience_seconds: float = Field(
+        120.0, ge=0, description="a job waits this long for a blob store that is away"
+    )
     lease_seconds: float = Field(
         30.0, gt=0, description="an attempt without a heartbeat for this long is given up"
     )

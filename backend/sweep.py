@@ -6,6 +6,7 @@ for somebody has a time after which the sweep asks again. A job sent once too of
 
 import logging
 import threading
+import time
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, func, or_, select
@@ -21,9 +22,13 @@ from backend.jobs import commit_and_enqueue
 from backend.leases import abandon, expire
 from backend.lifecycle import lock_run
 from backend.settings import Settings
+from backend.storage import BlobStoreUnavailableError, open_blob_store
+from backend.storage.garbage import collect_garbage
 from backend.turns import take_turns, waiting_comparisons
 
 logger = logging.getLogger(__name__)
+
+FIRST_COLLECTION_SECONDS = 60.0  # after the start, when programs are busy enough
 
 
 def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
@@ -70,8 +75,12 @@ def run_forever(settings: Settings, stop: threading.Event) -> None:
         raise ValueError("DATABASE_URL is not set; start through `fedbraid up` or set it")
     engine = create_database_engine(settings.database_url.get_secret_value())
     session_factory = create_session_factory(engine)
+    next_collection = time.monotonic() + FIRST_COLLECTION_SECONDS
     while not stop.is_set():
         try:
+            if time.monotonic() >= next_collection:
+                next_collection = time.monotonic() + settings.garbage_interval_hours * 3600
+                _collect_garbage(session_factory, settings)
             sent = sweep_once(session_factory, settings)
             if sent:
                 logger.info("sent %d lost jobs again", sent)
@@ -79,6 +88,19 @@ def run_forever(settings: Settings, stop: threading.Event) -> None:
             logger.warning("the database is away, trying again: %s", error.orig)
         stop.wait(settings.sweep_interval_seconds)
     engine.dispose()
+
+
+def _collect_garbage(session_factory: SessionFactory, settings: Settings) -> None:
+    if settings.blob_url is None:
+        return
+    try:
+        store = open_blob_store(settings.blob_url)
+        grace = timedelta(hours=settings.garbage_grace_hours)
+        garbage = collect_garbage(session_factory, store, grace)
+    except BlobStoreUnavailableError as error:
+        logger.warning("no garbage collection: %s", error)
+        return
+    logger.info("garbage collection: %s", garbage)
 
 
 def _is_due(enqueued_at: InstrumentedAttribute[object], patience: timedelta) -> ColumnElement[bool]:

@@ -106,6 +106,6 @@ def open_dataset(platform: Platform, sha256: str) -> Iterator[BinaryIO]:
 def _save(platform: Platform, data: Content, media_type: str) -> str:
     ref = platform.store.put(data, media_type)
     with platform.session_factory() as session:
-        add_blob_row(session, ref)
+        add_blob_row(session, platform.store, ref)
         session.commit()
     return ref.sha256

@@ -7,6 +7,7 @@ from backend.db.session import SessionFactory, create_database_engine, create_se
 from backend.settings import Settings, get_settings
 from backend.storage.blobs import BlobStore
 from backend.storage.object_store import open_blob_store
+from worker.patient_store import PatientBlobStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def open_platform(settings: Settings) -> Platform:
     engine = create_database_engine(settings.database_url.get_secret_value())
     return Platform(
         session_factory=create_session_factory(engine),
-        store=open_blob_store(settings.blob_url),
+        store=PatientBlobStore(open_blob_store(settings.blob_url), settings.blob_patience_seconds),
         settings=settings,
     )
 

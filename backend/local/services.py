@@ -40,17 +40,21 @@ class Services:
                 redis = EmbeddedRedis(settings.home / "redis", logs / "redis.log")
                 self.redis_url = running.enter_context(redis).url
                 self.processes.append(redis.process)
-            if settings.blob_url is not None:
-                self.blob_url = settings.blob_url
-            else:
-                blobs = settings.home / "blobs"
-                blobs.mkdir(parents=True, exist_ok=True)
-                self.blob_url = blobs.resolve().as_uri()
+            self.blob_url = blob_url_of(settings)
             self._running = running.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._running.close()
+
+
+def blob_url_of(settings: Settings) -> str:
+    """Where blobs lie: as configured, else in a folder of the home, which is made."""
+    if settings.blob_url is not None:
+        return settings.blob_url
+    blobs = settings.home / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    return blobs.resolve().as_uri()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import BinaryIO, Protocol
 
 from backend.errors import PlatformError, RetryableJobError
@@ -23,6 +24,21 @@ class BlobRef:
     sha256: str
     size_bytes: int
     media_type: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """Something that lies in the store.
+
+    Attributes:
+        name: where it lies.
+        sha256: of the blob that lies there; None: a temporary object, or something foreign.
+        modified_at: when it was written.
+    """
+
+    name: str
+    sha256: str | None
+    modified_at: datetime
 
 
 class BlobMissingError(PlatformError):
@@ -99,4 +115,12 @@ class BlobStore(Protocol):
 
     def delete(self, sha256: str) -> None:
         """Removes a blob; one that is not there is no error."""
+        ...
+
+    def objects(self) -> Iterator[list[StoredObject]]:
+        """All that lies in the store, in pages, in no order."""
+        ...
+
+    def delete_object(self, name: str) -> None:
+        """Removes what `objects` named; one that is not there is no error."""
         ...

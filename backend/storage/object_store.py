@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
@@ -20,6 +21,7 @@ from backend.storage.blobs import (
     BlobStore,
     BlobStoreUnavailableError,
     Content,
+    StoredObject,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**20
 PART_BYTES = 8 * 2**20
 """A longer stream goes to a temporary object, part by part; S3 wants parts of 5 MiB or more."""
+LIST_PAGE = 1000
 INCOMING = "incoming"
 """Folder of temporary objects, whose names say nothing of their content."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -122,6 +125,21 @@ class ObjectBlobStore:
             with _store_errors(sha256):
                 self._store.delete(_path(sha256))
 
+    def objects(self) -> Iterator[list[StoredObject]]:
+        """See `BlobStore.objects`."""
+        pages = iter(self._store.list(chunk_size=LIST_PAGE))
+        while True:
+            with _store_errors("list"):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield [_stored(meta["path"], meta["last_modified"]) for meta in page]
+
+    def delete_object(self, name: str) -> None:
+        """See `BlobStore.delete_object`."""
+        with suppress(BlobMissingError), _store_errors(name):
+            self._store.delete(name)
+
 
 class _VerifiedReader(io.RawIOBase):
     """Reads one chunk ahead, so that the last chunk leaves only when the hash is right."""
@@ -192,6 +210,12 @@ def _path(sha256: str) -> str:
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal digits")
     return f"{sha256[:2]}/{sha256[2:]}"
+
+
+def _stored(name: str, modified_at: datetime) -> StoredObject:
+    sha256 = name.replace("/", "", 1)
+    is_blob = bool(_SHA256.fullmatch(sha256)) and name == _path(sha256)
+    return StoredObject(name, sha256 if is_blob else None, modified_at)
 
 
 def _chunks(content: Iterable[bytes]) -> Iterator[bytes]:

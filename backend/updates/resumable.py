@@ -144,7 +144,7 @@ def complete(
         except InvalidError:
             session.commit()  # another try would end in the same way
             raise
-    add_blob_row(session, ref)
+    add_blob_row(session, store, ref)
     service.keep_shared(session, own, fence, ref)
     return SharedReceipt(sha256=sha256, size_bytes=known)
 

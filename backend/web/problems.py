@@ -18,6 +18,7 @@ from backend.web.validation import field_errors, summary
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "5"  # when a service behind this one is away
 _CODES = {
     400: "bad_request",
     404: "not_found",
@@ -84,6 +85,8 @@ def _platform_error(_request: Request, error: PlatformError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
     if isinstance(error, LockedError):
         headers = {"Retry-After": str(error.retry_after_seconds)}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": RETRY_AFTER_SECONDS}
     if isinstance(error, RangeError):
         headers = {"Content-Range": f"bytes */{error.size_bytes}"}
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -123,5 +126,5 @@ def _database_away(_request: Request, error: OperationalError) -> JSONResponse:
         503,
         "database_unavailable",
         "The database does not answer. Try again in a few seconds.",
-        headers={"Retry-After": "5"},
+        headers={"Retry-After": RETRY_AFTER_SECONDS},
     )

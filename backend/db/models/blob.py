@@ -17,3 +17,4 @@ class Blob(Base):
     size_bytes: Mapped[int]
     media_type: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_stored_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from backend.auth.service import issue_credential
 from backend.db.models import Client, ClientUpdate
 from backend.settings import Settings
-from backend.storage import BlobRef, BlobStore, save_blob
+from backend.storage import BlobRef, BlobStore, BlobStoreUnavailableError, save_blob
 from tests.backend.rows import OpenRun, add_open_run
 from tests.factories import Caller, problem
 
@@ -77,6 +77,24 @@ def test_a_lost_blob_is_named_before_the_answer_begins(
     blob_store.delete(ref.sha256)
     body = problem(viewer.get(path(rows, 0)), 500, "blob_missing")
     assert ref.sha256 in body["detail"]
+
+
+def test_a_store_that_is_away_is_worth_another_try(
+    viewer: Caller,
+    rows: OpenRun,
+    ref: BlobRef,
+    blob_store: BlobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def away(self: BlobStore, sha256: str) -> None:
+        raise BlobStoreUnavailableError("The blob store is away.")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(type(blob_store), "open", away)
+        response = viewer.get(path(rows, 0))
+        problem(response, 503, "blob_store_unavailable")
+        assert response.headers["retry-after"] == "5"
+    assert viewer.get(path(rows, 0)).content == ZIP
 
 
 def test_a_damaged_blob_never_looks_complete(
