@@ -8,7 +8,7 @@ the aggregation; here it only matters that nothing else is ever stored under thi
 import json
 import math
 import struct
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
 
@@ -18,6 +18,7 @@ MAX_DIMENSIONS = 8
 _LENGTH = struct.Struct("<Q")
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U8": 1, "U16": 2, "I32": 4, "I64": 8}
 _METADATA = "__metadata__"
+_OWN_KEY = "fedbraid"
 _Count = Annotated[StrictInt, Field(ge=0, le=2**50)]
 
 
@@ -38,8 +39,10 @@ class _Entry(BaseModel):
 _HEADER: TypeAdapter[dict[str, _Entry]] = TypeAdapter(dict[str, _Entry])
 
 
-def check_container(stream: BinaryIO, size_bytes: int) -> None:
+def check_container(stream: BinaryIO, size_bytes: int) -> dict[str, Any]:
     """Accepts a safetensors container; leaves the stream at the end of its header.
+
+    Gives FedBraid's own values of the header, empty where there are none.
 
     Args:
         stream: at the first byte.
@@ -57,7 +60,7 @@ def check_container(stream: BinaryIO, size_bytes: int) -> None:
     if length > MAX_HEADER_BYTES or body_bytes < 0:
         raise ContainerError(f"its header would have {length} bytes")
     end = 0
-    entries = _read_entries(stream.read(length))
+    entries, values = _read_header(stream.read(length))
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         item_bytes = _ITEM_BYTES.get(entry.dtype)
         if item_bytes is None:
@@ -74,18 +77,30 @@ def check_container(stream: BinaryIO, size_bytes: int) -> None:
         end = stop
     if end != body_bytes:
         raise ContainerError(f"its tensors take {end} bytes, but {body_bytes} follow the header")
+    return values
 
 
-def _read_entries(header: bytes) -> dict[str, _Entry]:
+def _read_header(header: bytes) -> tuple[dict[str, _Entry], dict[str, Any]]:
     try:
         content = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise ContainerError("its header is not JSON") from error
     if not isinstance(content, dict):
         raise ContainerError("its header is not a JSON object")
-    content.pop(_METADATA, None)
+    values = _own_values(content.pop(_METADATA, None))
     try:
-        return _HEADER.validate_python(content)
+        return _HEADER.validate_python(content), values
     except ValidationError as error:
         where = ".".join(str(part)[:100] for part in error.errors(include_url=False)[0]["loc"])
         raise ContainerError(f"its header is wrong at {where!r}") from error
+
+
+def _own_values(metadata: object) -> dict[str, Any]:
+    text = metadata.get(_OWN_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        return {}
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ContainerError("FedBraid's values in its header are not JSON") from error
+    return values if isinstance(values, dict) else {}

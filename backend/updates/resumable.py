@@ -23,9 +23,11 @@ from backend.contracts.agent import (
     UploadState,
 )
 from backend.db.models import Upload
-from backend.errors import ConflictError, InvalidError, NotFoundError, TooLargeError
+from backend.errors import ConflictError, NotFoundError, TooLargeError
 from backend.storage import BlobStore, add_blob_row, save_blob
 from backend.updates import repository, service
+from backend.updates.receipt import require_update
+from backend.updates.refusals import invalid
 
 CHUNK_BYTES = 2**20
 
@@ -132,18 +134,14 @@ def complete(
     repository.forget_upload(session, upload.id)
     if ref.sha256 != sha256:
         session.commit()
-        raise service.invalid(
+        raise invalid(
             "sha256",
             "upload_checksum",
             f"The {known} bytes that came have the SHA-256 {ref.sha256}, not the announced "
             f"{sha256}. They were forgotten: send them again.",
         )
     with closing(store.open(sha256)) as content:
-        try:
-            service.require_container(content, known)
-        except InvalidError:
-            session.commit()  # another try would end in the same way
-            raise
+        require_update(session, own, content, known)
     add_blob_row(session, store, ref)
     service.keep_shared(session, own, fence, ref)
     return SharedReceipt(sha256=sha256, size_bytes=known)

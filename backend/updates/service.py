@@ -23,18 +23,18 @@ from backend.contracts.agent import (
     SharedReceipt,
     Work,
 )
-from backend.contracts.common import FieldError
 from backend.contracts.enums import EventKind, Execution, RoundKind, UpdateStatus
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
-from backend.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from backend.errors import ConflictError, ForbiddenError, NotFoundError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event, record_metrics
 from backend.leases import Claim, Result
 from backend.storage import BlobRef, BlobStore, save_blob
 from backend.updates import repository
-from backend.updates.container import ContainerError, check_container
+from backend.updates.receipt import require_update
+from backend.updates.refusals import invalid
 from backend.updates.repository import OwnUpdate
 from backend.web.downloads import Download
 
@@ -159,7 +159,7 @@ def store_shared(
     """
     own = require_own(session, client, update_id)
     require_expected(own)
-    require_container(content, size_bytes)
+    require_update(session, own, content, size_bytes)
     content.seek(0)
     ref = save_blob(session, store, content, SHARED_MEDIA_TYPE)
     keep_shared(session, own, fence, ref)
@@ -174,23 +174,6 @@ def require_expected(own: OwnUpdate) -> None:
     """
     if own.round.kind is RoundKind.DELIVER:
         raise invalid("body", "shared_unexpected", "The deliver round sends no shared matrices.")
-
-
-def require_container(content: BinaryIO, size_bytes: int) -> None:
-    """Passes when the bytes are a safetensors container; reads its header.
-
-    Raises:
-        InvalidError: they are not.
-    """
-    try:
-        check_container(content, size_bytes)
-    except ContainerError as error:
-        raise invalid(
-            "body",
-            "shared_refused",
-            f"These {size_bytes} bytes are no shared matrices in safetensors format: {error}. "
-            "Send what the agent's `encode_update` made, unchanged.",
-        ) from error
 
 
 def keep_shared(session: Session, own: OwnUpdate, fence: int, ref: BlobRef) -> None:
@@ -346,8 +329,3 @@ def _lease_lost(own: OwnUpdate, fence: int) -> ConflictError:
         "for work again with POST /api/v1/agent/lease.",
         code=LEASE_LOST,
     )
-
-
-def invalid(field: str, code: str, message: str) -> InvalidError:
-    """A refusal that names one field."""
-    return InvalidError(message, code=code, errors=[FieldError(field=field, message=message)])

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -92,11 +93,19 @@ def rows(session: Session, server: Server) -> OpenRun:
     return rows
 
 
-def container(size_mib: int) -> Iterator[bytes]:
-    """A safetensors container of one tensor of zeros, a MiB at a time."""
+def container(size_mib: int, client_id: UUID) -> Iterator[bytes]:
+    """An update with one tensor of zeros, a MiB at a time."""
     size = size_mib * MEBIBYTE
     entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-    header = json.dumps({"zeros": entry}).encode()
+    values = {
+        "message": "update",
+        "client_id": str(client_id),
+        "round_number": 1,
+        "num_examples": 8,
+        "metrics": {},
+    }
+    metadata = {"fedbraid": json.dumps(values)}
+    header = json.dumps({"__metadata__": metadata, "zeros": entry}).encode()
     yield struct.pack("<Q", len(header)) + header
     for _ in range(size_mib):
         yield bytes(MEBIBYTE)
@@ -107,7 +116,7 @@ def send_and_fetch(server: Server, session: Session, rows: OpenRun, size_mib: in
     update_id = rows.update_ids[0]
     receipt = server.http.put(
         f"/agent/updates/{update_id}/shared?fence=1",
-        content=container(size_mib),
+        content=container(size_mib, rows.client_ids[0]),
         headers={"Content-Type": SHARED_MEDIA_TYPE},
     )
     assert receipt.status_code == 200, receipt.text

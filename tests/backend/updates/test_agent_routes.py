@@ -24,7 +24,7 @@ from backend.storage import BlobStore, save_blob
 from tests.backend.rows import OpenRun, add_open_run
 from tests.factories import Caller, make_client, problem, unchanged
 from worker.federated import types
-from worker.federated.wire import encode_update
+from worker.federated.wire import encode_private, encode_update
 
 PLAN = b"the plan" * 100_000
 SAFETENSORS = {"Content-Type": SHARED_MEDIA_TYPE}
@@ -82,12 +82,11 @@ def remote(
     yield Remote(caller, UUID(client["id"]), rows)
 
 
-def shared(value: float = 1.0) -> bytes:
+def shared(client_id: UUID, value: float = 1.0, /, **changes: Any) -> bytes:
+    header = {"client_id": str(client_id), "round_number": 1, "num_examples": 8, **changes}
     return encode_update(
         types.ClientUpdate(
-            client_id="c",
-            round_number=1,
-            num_examples=8,
+            **header,
             shared={"slots/q": torch.full((2, 2), value)},
             private={"A": torch.full((64,), 3.0)},
             metrics={},
@@ -178,7 +177,9 @@ def test_another_clients_update_does_not_exist(
             problem(stranger.get(f"{path}/plan"), 404, "not_found")
             beat = {"fence": 1, "stage": "training", "step": 1, "num_steps": 2}
             problem(stranger.post(f"{path}/heartbeat", beat), 404, "not_found")
-            upload = stranger.put(f"{path}/shared?fence=1", content=shared(), headers=SAFETENSORS)
+            upload = stranger.put(
+                f"{path}/shared?fence=1", content=shared(remote.client_id), headers=SAFETENSORS
+            )
             problem(upload, 404, "not_found")
             problem(stranger.post(f"{path}/result", {"fence": 1}), 404, "not_found")
             failure = {"fence": 1, "reason": "sabotage"}
@@ -238,11 +239,11 @@ def test_the_last_result_of_a_round_sends_the_aggregation(
     )
     session.commit()
     remote.lease()
-    receipt = remote.upload(shared())
+    receipt = remote.upload(shared(remote.client_id))
     assert receipt.status_code == 200, receipt.text
     assert receipt.json() == {
-        "sha256": hashlib.sha256(shared()).hexdigest(),
-        "size_bytes": len(shared()),
+        "sha256": hashlib.sha256(shared(remote.client_id)).hexdigest(),
+        "size_bytes": len(shared(remote.client_id)),
     }
     finished = remote.finish(receipt.json()["sha256"], sparsity=0.25)
     assert (finished.status_code, finished.json()) == (200, {"is_repeated": False})
@@ -260,7 +261,7 @@ def test_the_same_result_twice_is_taken_once(
     remote: Remote, session_factory: SessionFactory, engine: Engine
 ) -> None:
     remote.lease()
-    sha256 = remote.upload(shared()).json()["sha256"]
+    sha256 = remote.upload(shared(remote.client_id)).json()["sha256"]
     assert remote.finish(sha256).json() == {"is_repeated": False}
     with unchanged(engine):
         assert remote.finish(sha256).json() == {"is_repeated": True}
@@ -272,7 +273,7 @@ def test_a_late_result_is_refused_and_shown_once(
     remote: Remote, session_factory: SessionFactory
 ) -> None:
     remote.lease()
-    sha256 = remote.upload(shared()).json()["sha256"]
+    sha256 = remote.upload(shared(remote.client_id)).json()["sha256"]
     let_expire(session_factory, remote.rows.update_ids[0])
     assert remote.lease()["fence"] == 2
     for _ in range(2):
@@ -280,10 +281,10 @@ def test_a_late_result_is_refused_and_shown_once(
     refused = events_of(session_factory, EventKind.UPDATE_REFUSED)
     assert [event.data["attempt"] for event in refused] == [1]
     assert refused[0].client_id == remote.client_id
-    problem(remote.upload(shared(), fence=1), 409, "lease_lost")
+    problem(remote.upload(shared(remote.client_id), fence=1), 409, "lease_lost")
     problem(remote.finish(sha256, fence=7), 409, "lease_lost")
     assert len(events_of(session_factory, EventKind.UPDATE_REFUSED)) == 1, "no such attempt"
-    assert remote.upload(shared(2.0), fence=2).status_code == 200
+    assert remote.upload(shared(remote.client_id, 2.0), fence=2).status_code == 200
     row = row_of(session_factory, remote.rows.update_ids[0])
     assert (row.status, row.fence) == (UpdateStatus.TRAINING, 2)
 
@@ -301,7 +302,7 @@ def test_the_deliver_round_takes_no_matrices(remote: Remote, session: Session) -
     session.execute(update(Round).values(kind=RoundKind.DELIVER))
     session.commit()
     remote.lease()
-    problem(remote.upload(shared()), 422, "shared_unexpected")
+    problem(remote.upload(shared(remote.client_id)), 422, "shared_unexpected")
     problem(remote.finish("0" * 64), 422, "shared_unexpected")
     assert remote.finish(None, accuracy_delivered=0.5).status_code == 200
 
@@ -314,7 +315,7 @@ def test_another_media_type_is_refused(
     headers = {} if media_type is None else {"Content-Type": media_type}
     with unchanged(engine):
         response = remote.caller.put(
-            f"{remote.path}/shared?fence=1", content=shared(), headers=headers
+            f"{remote.path}/shared?fence=1", content=shared(remote.client_id), headers=headers
         )
         problem(response, 415, "unsupported_media_type")
 
@@ -332,13 +333,14 @@ def test_too_many_bytes_are_refused(
 
 
 def test_bytes_that_are_no_safetensors_are_refused_and_not_stored(
-    remote: Remote, engine: Engine, blob_store: BlobStore
+    remote: Remote, session_factory: SessionFactory, blob_store: BlobStore
 ) -> None:
     remote.lease()
     garbage = b"\x80\x04garbage" * 50
-    with unchanged(engine):
-        problem(remote.upload(garbage), 422, "shared_refused")
-        problem(remote.upload(shared()[:-1]), 422, "shared_refused")
+    problem(remote.upload(garbage), 422, "shared_refused")
+    problem(remote.upload(shared(remote.client_id)[:-1]), 422, "shared_refused")
+    codes = [event.data["code"] for event in events_of(session_factory, EventKind.UPDATE_REFUSED)]
+    assert codes == ["shared_refused"] * 2
     assert not blob_store.exists(hashlib.sha256(garbage).hexdigest())
 
 
@@ -408,7 +410,34 @@ def test_leases_and_heartbeats_move_the_last_sign_of_life(
 
 def test_only_plan_and_shared_matrices_are_stored(remote: Remote, session: Session) -> None:
     remote.lease()
-    sha256 = remote.upload(shared()).json()["sha256"]
+    sha256 = remote.upload(shared(remote.client_id)).json()["sha256"]
     remote.finish(sha256)
     stored = set(session.scalars(select(Blob.sha256)).all())
     assert stored == {"0" * 64, hashlib.sha256(PLAN).hexdigest(), sha256}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"client_id": "another"}, "update_wrong_client"),
+        ({"round_number": 2}, "update_wrong_round"),
+        ({"num_examples": 9}, "update_wrong_weight"),
+    ],
+)
+def test_an_update_of_something_else_is_refused_and_shown(
+    remote: Remote, session_factory: SessionFactory, changes: dict[str, Any], code: str
+) -> None:
+    remote.lease()
+    content = shared(remote.client_id, **changes)
+    answer = problem(remote.upload(content), 422, code)
+    [event] = events_of(session_factory, EventKind.UPDATE_REFUSED)
+    assert (event.client_id, event.data["code"]) == (remote.client_id, code)
+    assert answer["detail"] in event.message
+    assert row_of(session_factory, remote.rows.update_ids[0]).shared_sha256 is None
+    assert remote.upload(shared(remote.client_id)).status_code == 200, "the right one still counts"
+
+
+def test_a_plan_is_no_update(remote: Remote) -> None:
+    remote.lease()
+    private = encode_private({"A": torch.ones(2)})
+    problem(remote.upload(private), 422, "update_wrong_kind")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -15,8 +16,8 @@ from starlette.testclient import TestClient
 from backend.api_client import ApiClient, ApiUnreachableError
 from backend.auth.service import issue_credential
 from backend.contracts.agent import PIECE_BYTES, PIECE_MEDIA_TYPE
-from backend.contracts.enums import Execution
-from backend.db.models import Client, ClientUpdate, Upload, UploadPiece
+from backend.contracts.enums import EventKind, Execution
+from backend.db.models import Client, ClientUpdate, Event, Upload, UploadPiece
 from backend.db.session import SessionFactory
 from backend.settings import Settings
 from backend.storage import BlobStore
@@ -27,12 +28,12 @@ from worker.federated import types
 from worker.federated.wire import encode_update
 
 
-def shared(size: int) -> bytes:
+def shared(size: int, client_id: UUID) -> bytes:
     """An encoded update with so many random bytes of tensor."""
     tensor = torch.frombuffer(bytearray(os.urandom(size)), dtype=torch.uint8)
     return encode_update(
         types.ClientUpdate(
-            client_id="c",
+            client_id=str(client_id),
             round_number=1,
             num_examples=8,
             shared={"slots/q": tensor},
@@ -42,32 +43,36 @@ def shared(size: int) -> bytes:
     )
 
 
-CONTENT = shared(PIECE_BYTES + 5000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
 class Agent:
     """A client whose update is leased with fence 1."""
 
     def __init__(self, caller: Caller, rows: OpenRun) -> None:
         self.caller = caller
         self.rows = rows
+        self.content = shared(PIECE_BYTES + 5000, rows.client_ids[0])
+        self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.path = f"/agent/updates/{rows.update_ids[0]}/uploads"
 
-    def start(self, sha256: str = SHA256, size: int = len(CONTENT), fence: int = 1) -> Any:
-        body = {"fence": fence, "sha256": sha256, "size_bytes": size}
+    def start(self, sha256: str = "", size: int = 0, fence: int = 1) -> Any:
+        body = {
+            "fence": fence,
+            "sha256": sha256 or self.sha256,
+            "size_bytes": size or len(self.content),
+        }
         return self.caller.post(self.path, body)
 
-    def send(self, start: int, stop: int, content: bytes = CONTENT, sha256: str = SHA256) -> Any:
+    def send(self, start: int, stop: int, content: bytes = b"", sha256: str = "") -> Any:
         return self.caller.request(
             "PATCH",
-            f"{self.path}/content?sha256={sha256}&fence=1",
-            content=content[start:stop],
+            f"{self.path}/content?sha256={sha256 or self.sha256}&fence=1",
+            content=(content or self.content)[start:stop],
             headers={"Content-Type": PIECE_MEDIA_TYPE, "Upload-Offset": str(start)},
         )
 
-    def complete(self, sha256: str = SHA256, fence: int = 1) -> Any:
-        return self.caller.post(f"{self.path}/complete?sha256={sha256}&fence={fence}")
+    def complete(self, sha256: str = "", fence: int = 1) -> Any:
+        return self.caller.post(
+            f"{self.path}/complete?sha256={sha256 or self.sha256}&fence={fence}"
+        )
 
 
 @pytest.fixture
@@ -89,20 +94,20 @@ def test_pieces_become_the_whole_and_every_step_may_be_repeated(
     assert f"Go on from {PIECE_BYTES}" in repeated["detail"]
     assert agent.start().json()["offset"] == PIECE_BYTES, "another process goes on"
     problem(agent.complete(), 409, "upload_offset")
-    assert agent.send(PIECE_BYTES, len(CONTENT)).json()["offset"] == len(CONTENT)
-    receipt = {"sha256": SHA256, "size_bytes": len(CONTENT)}
+    assert agent.send(PIECE_BYTES, len(agent.content)).json()["offset"] == len(agent.content)
+    receipt = {"sha256": agent.sha256, "size_bytes": len(agent.content)}
     assert [agent.complete().json() for _ in range(2)] == [receipt, receipt]
-    assert agent.start().json()["offset"] == len(CONTENT), "nothing is sent again"
-    assert blob_store.read(SHA256) == CONTENT
+    assert agent.start().json()["offset"] == len(agent.content), "nothing is sent again"
+    assert blob_store.read(agent.sha256) == agent.content
     with session_factory() as session:
         row = session.get_one(ClientUpdate, agent.rows.update_ids[0])
-        assert row.shared_sha256 == SHA256
+        assert row.shared_sha256 == agent.sha256
         for table in (Upload, UploadPiece):
             assert session.scalar(select(func.count()).select_from(table)) == 0
 
 
 def test_other_bytes_than_announced_are_forgotten(agent: Agent, session: Session) -> None:
-    wrong = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    wrong = agent.content[:-1] + bytes([agent.content[-1] ^ 1])
     agent.start()
     agent.send(0, PIECE_BYTES, wrong)
     agent.send(PIECE_BYTES, len(wrong), wrong)
@@ -119,6 +124,8 @@ def test_what_is_no_container_is_refused(agent: Agent, session: Session) -> None
     agent.send(0, len(garbage), garbage, sha256)
     problem(agent.complete(sha256), 422, "shared_refused")
     problem(agent.complete(sha256), 404, "not_found")
+    event = session.scalars(select(Event).where(Event.kind == EventKind.UPDATE_REFUSED)).one()
+    assert event.data["code"] == "shared_refused"
     assert session.get_one(ClientUpdate, agent.rows.update_ids[0]).shared_sha256 is None
 
 
@@ -144,7 +151,7 @@ def test_only_the_holder_of_the_lease_uploads(agent: Agent, viewer: Caller) -> N
 def test_the_hash_of_a_foreign_blob_gives_nothing(
     agent: Agent, session: Session, blob_store: BlobStore
 ) -> None:
-    foreign = blob_store.put(shared(100), "application/vnd.safetensors")
+    foreign = blob_store.put(shared(100, agent.rows.client_ids[0]), "application/vnd.safetensors")
     assert agent.start(foreign.sha256, foreign.size_bytes).json()["offset"] == 0
     problem(agent.complete(foreign.sha256), 409, "upload_offset")
 
@@ -172,11 +179,11 @@ def test_a_new_process_and_attempt_go_on_where_the_killed_one_was(agent: Agent) 
 
     first = DyingLine(agent.caller.http, num_pieces=1)
     with pytest.raises(ApiUnreachableError):
-        client_of(first).agent.upload_shared(update_id, 1, CONTENT)
+        client_of(first).agent.upload_shared(update_id, 1, agent.content)
     released = agent.caller.post(f"/agent/updates/{update_id}/release", {"fence": 1})
     assert released.status_code == 204
     assert agent.caller.post("/agent/lease", {"agent": "again"}).json()["work"]["fence"] == 2
     second = DyingLine(agent.caller.http, num_pieces=9)
-    receipt = client_of(second).agent.upload_shared(update_id, 2, CONTENT)
-    assert (receipt.sha256, receipt.size_bytes) == (SHA256, len(CONTENT))
+    receipt = client_of(second).agent.upload_shared(update_id, 2, agent.content)
+    assert (receipt.sha256, receipt.size_bytes) == (agent.sha256, len(agent.content))
     assert second.seen == ["uploads", "content", "complete"], "only the missing piece was sent"
