@@ -31,6 +31,17 @@ LEASE_LOST = "lease_lost"
 UPDATE_LATE = "update_late"
 """Code of the 409 that says: the round closed without this update; drop it and ask for work."""
 
+UPDATE_REFUSALS = frozenset(
+    {
+        "shared_refused",
+        "update_wrong_kind",
+        "update_wrong_client",
+        "update_wrong_round",
+        "update_wrong_weight",
+    }
+)
+"""Codes of the 422 that says: these bytes are not this client's update of this round."""
+
 MAX_STEPS = 2**31 - 1
 MAX_FENCE = 2**31 - 1
 

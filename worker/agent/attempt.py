@@ -6,7 +6,14 @@ from types import TracebackType
 from typing import Self
 
 from backend.api_client import ApiClient, ApiClientError, ApiError
-from backend.contracts.agent import LEASE_LOST, UPDATE_LATE, AgentFailure, Heartbeat, Work
+from backend.contracts.agent import (
+    LEASE_LOST,
+    UPDATE_LATE,
+    UPDATE_REFUSALS,
+    AgentFailure,
+    Heartbeat,
+    Work,
+)
 from worker.agent.errors import (
     AgentStoppingError,
     LeaseLostError,
@@ -35,6 +42,7 @@ class LeasedAttempt:
     - a named error of the core is reported: the platform goes on without this client or ends the
       run, and the agent goes on. Only messages
       that cannot quote a row or a path leave this machine in full;
+    - an update that the platform refuses when it arrives is reported in the same way;
     - a lost lease ends quietly, and a stopping agent gives its update back;
     - anything else is a bug: it is reported without details, and ends the agent.
 
@@ -86,6 +94,10 @@ class LeasedAttempt:
             case FederatedError():
                 logger.error("%s failed: %s", self._name(), error)
                 self._report_failure(_public_reason(error))
+                return True
+            case ApiError() if error.code in UPDATE_REFUSALS:
+                logger.error("%s was refused: %s", self._name(), error)
+                self._report_failure(str(error))
                 return True
             case ApiClientError():
                 return False

@@ -265,13 +265,7 @@ def test_state_that_is_gone_is_not_replaced_by_a_fresh_start(
     assert "not in its agent's state folder" in error
 
 
-@pytest.mark.parametrize(
-    ("value", "num_examples", "reason"),
-    [(float("nan"), 4, "NaN or infinity"), (1.0, 4_000_000, "states 4000000 training rows")],
-)
-def test_an_update_that_cannot_be_aggregated_fails_the_run_with_its_sender(
-    site: Site, value: float, num_examples: int, reason: str
-) -> None:
+def test_an_update_that_cannot_be_aggregated_fails_the_run_with_its_sender(site: Site) -> None:
     run_id = site.start_run()
     site.do_jobs()
     work = site.api.agent.lease("here")
@@ -280,8 +274,8 @@ def test_an_update_that_cannot_be_aggregated_fails_the_run_with_its_sender(
         types.ClientUpdate(
             client_id=str(site.client_id),
             round_number=1,
-            num_examples=num_examples,
-            shared={"values/q": torch.full((6, 16), value)},
+            num_examples=4,
+            shared={"values/q": torch.full((6, 16), float("nan"))},
             private={},
             metrics={},
         )
@@ -293,9 +287,26 @@ def test_an_update_that_cannot_be_aggregated_fails_the_run_with_its_sender(
     assert run.status is RunStatus.FAILED
     assert run.error is not None
     assert run.error.startswith("The update of own-machine in round 1 was refused: ")
-    assert reason in run.error
+    assert "NaN or infinity" in run.error
     (refused,) = refused_events(site)
     assert (refused.client_id, refused.message) == (site.client_id, run.error)
+
+
+def test_an_update_that_is_refused_on_arrival_is_a_failure_and_the_agent_lives(
+    site: Site, premises: Premises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = site.start_run()
+
+    def swollen(update: types.ClientUpdate) -> bytes:
+        return encode_update(replace(update, num_examples=4_000_000))
+
+    monkeypatch.setattr("worker.agent.agent.encode_update", swollen)
+    do_next(site, make_agent(site, premises, tmp_path / "state"))  # does not raise
+    site.do_jobs()
+    error = site.run(run_id).error
+    assert error is not None
+    assert "states num_examples '4000000', expected is '4'" in error
+    assert refused_events(site)[0].data["code"] == "update_wrong_weight"
 
 
 def test_another_model_or_other_data_are_refused_at_the_start(
