@@ -6,7 +6,6 @@ from sqlalchemy import select
 from backend.contracts.enums import (
     AttemptOutcome,
     EventKind,
-    RoundStatus,
     RunStatus,
     UpdateStatus,
 )
