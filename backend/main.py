@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI
 from redis.asyncio import ConnectionPool
 
@@ -38,6 +39,9 @@ from backend.web.prometheus import RequestMetrics
 from backend.web.rate_limits import RateLimits
 
 PREFIX = "/api/v1"
+MAX_THREADS = 512
+"""A request that holds a row lock needs a thread once more before it commits, to write its answer.
+With fewer threads than requests that wait for that lock it would never get one."""
 _ROUTERS = (sessions, oidc, account, users, audit, registration, base_models, strategies, agent)
 _TENANT_ROUTERS = (clients, datasets, federations, runs, run_control, comparisons, metrics, events)
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
@@ -103,6 +107,7 @@ def _connection(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextM
 
     @asynccontextmanager
     async def connect(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = MAX_THREADS
         engine = create_database_engine(database_url)
         app.state.session_factory = create_session_factory(engine)
         app.state.blob_store = open_blob_store(blob_url)
