@@ -14,7 +14,6 @@ import json
 import math
 import os
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from uuid import UUID
 
 import httpx
 import psutil
+import torch
 from pydantic import SecretStr
 
 from backend.api_client import ApiClient
@@ -46,11 +46,14 @@ from backend.local.programs import Deployment, Program
 from backend.settings import Settings, get_settings
 from worker import rounds
 from worker.agent.premises import open_premises
+from worker.federated.types import ClientUpdate
+from worker.federated.wire import encode_update
 from worker.platform import open_platform
 
 PASSWORD = "a password for one benchmark"  # noqa: S105 (of a platform that lives for a minute)
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 UPLOAD_BYTES = 2**20
+NUM_EXAMPLES = 8
 LIMITS = (
     "FEDBRAID_REQUESTS_PER_MINUTE",
     "FEDBRAID_REQUESTS_PER_MINUTE_PER_ADDRESS",
@@ -114,12 +117,13 @@ def _measure(bench: "Bench", deployment: Deployment, num_clients: int) -> None:
                 for number in range(num_clients)
             ],
         )
+        ids = [answer["client"]["id"] for answer in registered]
         tokens = [answer["credential"] for answer in registered]
         federation = operator.federations.create(
             FederationCreate(
                 name="benchmark",
                 global_rank=2,
-                client_ids=[UUID(answer["client"]["id"]) for answer in registered],
+                client_ids=[UUID(client_id) for client_id in ids],
             )
         )
         run = operator.federations.create_run(
@@ -148,7 +152,7 @@ def _measure(bench: "Bench", deployment: Deployment, num_clients: int) -> None:
             Call(
                 "PUT",
                 f"/agent/updates/{update_id}/shared?fence=1",
-                content=_container(n),
+                content=_upload(ids[n], n),
                 token=token,
             )
             for n, (update_id, token) in enumerate(work)
@@ -215,7 +219,9 @@ async def _send(
 def _registration(secret: str) -> dict[str, Any]:
     """What the agent of a machine with `tiny_vit` would send."""
     kind = TaskKind.IMAGE_CLASSIFICATION
-    premises = open_premises("builtin:tiny_vit", "builtin:handwritten_digits,num_train=8", kind)
+    premises = open_premises(
+        "builtin:tiny_vit", f"builtin:handwritten_digits,num_train={NUM_EXAMPLES}", kind
+    )
     return {
         "enrolment_key": secret,
         "execution": Execution.REMOTE.value,
@@ -225,18 +231,16 @@ def _registration(secret: str) -> dict[str, Any]:
             role: shape.model_dump(mode="json")
             for role, shape in premises.declared_modules().items()
         },
-        "num_examples": 8,
+        "num_examples": NUM_EXAMPLES,
         "lora_rank": 2,
         "task": kind.value,
     }
 
 
-def _container(number: int) -> bytes:
-    """A safetensors container of 1 MiB that no other client has."""
-    entry = {"dtype": "U8", "shape": [UPLOAD_BYTES], "data_offsets": [0, UPLOAD_BYTES]}
-    header = json.dumps({"shared": entry}).encode()
-    body = number.to_bytes(8, "little") + bytes(UPLOAD_BYTES - 8)
-    return struct.pack("<Q", len(header)) + header + body
+def _upload(client_id: str, number: int) -> bytes:
+    """An update of 1 MiB that no other client has."""
+    shared = {"shared": torch.full((UPLOAD_BYTES // 4,), float(number))}
+    return encode_update(ClientUpdate(client_id, 1, NUM_EXAMPLES, shared, {}, {}))
 
 
 def _deploy(home: Path, database_url: str, redis_url: str) -> Deployment:
