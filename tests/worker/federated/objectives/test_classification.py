@@ -19,6 +19,7 @@ from tests.worker.federated.tiny import VOCABULARY_SIZE, make_data, make_model, 
 from worker.federated.errors import InvalidConfigError, UnsupportedModelError
 from worker.federated.objectives.causal import CausalObjective
 from worker.federated.objectives.classification import HeadObjective, TextInputs, head_modules
+from worker.federated.objectives.labels import LabelObjective
 from worker.federated.objectives.loading import load_classifier, load_for_task
 from worker.federated.placement import Placement
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
@@ -117,7 +118,7 @@ def test_stock_peft_gives_the_same_logits_with_head_and_lora(
 def test_different_families_learn_and_no_head_leaves_them(tmp_path: Path) -> None:
     members = [member("a", "bert"), member("b", "distilbert"), member("c", "gpt2")]
     before = {name: p.clone() for name, p in members[0].model.named_parameters()}
-    result = run(H2TuneParams(), members, tmp_path, local_steps=40, batch_size=8)
+    result = run(H2TuneParams(gauge="none"), members, tmp_path, local_steps=40, batch_size=8)
     for client_id in "abc":
         assert result.delivered[client_id][MetricName.ACCURACY_DELIVERED] == 1.0, client_id
     heads = {name for name in result.private["a"] if name.startswith("head/")}
@@ -205,8 +206,10 @@ def test_a_head_for_the_same_number_of_classes_is_kept_and_another_replaced(
 
 def test_a_decoder_answers_in_words(tmp_path: Path) -> None:
     ref = saved(make_model("llama"), tmp_path)
-    _, objective = load_for_task(ref, make_data(), training(), device=CPU, dtype=torch.float32)
-    assert isinstance(objective, CausalObjective)
+    for answer_loss, expected in (("labels", LabelObjective), ("tokens", CausalObjective)):
+        chosen = training(answer_loss=answer_loss)
+        _, objective = load_for_task(ref, make_data(), chosen, device=CPU, dtype=torch.float32)
+        assert isinstance(objective, expected)
 
 
 def test_tasks_that_a_family_cannot_do_are_refused(tmp_path: Path) -> None:

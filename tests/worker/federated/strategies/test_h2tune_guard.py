@@ -45,32 +45,40 @@ def delivered(
     return metrics, load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("gauge", "size"), [("none", 30), ("probe", 3000)])
-def test_a_spoiled_shared_state_is_not_served(gauge: str, size: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gauge", ["none", "probe"])
+def test_a_spoiled_shared_state_is_not_served(gauge: str, tmp_path: Path) -> None:
     guarded = H2Tune(H2TuneParams(guard="validation", gauge=gauge))
     state, update = one_round(guarded)
-    fine, expected = delivered(guarded, state, update, tmp_path / "fine")
-    assert fine[MetricName.GUARD_KEPT_OWN] == 0.0  # alone, the shared state is the client's own
+    # Noise may help a model this small by chance, so the own state is made as good as can be.
+    update.private["served/loss"] = torch.zeros(1, dtype=torch.float64)
+    _, expected = delivered(guarded, state, update, tmp_path / "fine")
     source = torch.Generator().manual_seed(0)
     spoiled = ServerState(
         {
-            name: torch.randn(t.shape, generator=source) * size if name.startswith("slots/") else t
+            name: torch.randn(t.shape, generator=source) * 30 if name.startswith("slots/") else t
             for name, t in state.tensors.items()
         },
         state.meta,
     )
     metrics, kept = delivered(guarded, spoiled, update, tmp_path / "kept")
     assert metrics[MetricName.GUARD_KEPT_OWN] == 1.0
+    assert all(torch.allclose(kept[n], t, atol=1e-5) for n, t in expected.items())
+    off = H2Tune(H2TuneParams(gauge=gauge))
+    _, served = delivered(off, spoiled, update, tmp_path / "off")
+    assert any(not torch.allclose(served[n], t, atol=1e-3) for n, t in expected.items())
+
+
+@pytest.mark.parametrize("gauge", ["none", "probe"])
+def test_alone_the_shared_state_is_the_own_one(gauge: str, tmp_path: Path) -> None:
+    guarded = H2Tune(H2TuneParams(guard="validation", gauge=gauge))
+    state, update = one_round(guarded)
     losses = [
         update.metrics[MetricName.VALIDATION_LOSS_BEFORE_TRAINING],
         update.metrics[MetricName.VALIDATION_LOSS_AFTER_TRAINING],
     ]
     assert float(take("served", update.private)["loss"]) == pytest.approx(min(losses))
-    if losses[1] <= losses[0]:  # the state after training was the best: the one of `fine`
-        assert all(torch.allclose(kept[n], t, atol=1e-5) for n, t in expected.items())
-    off = H2Tune(H2TuneParams(gauge=gauge))
-    _, served = delivered(off, spoiled, update, tmp_path / "off")
-    assert any(not torch.allclose(served[n], t, atol=1e-3) for n, t in expected.items())
+    metrics, _ = delivered(guarded, state, update, tmp_path)
+    assert metrics[MetricName.GUARD_KEPT_OWN] == float(losses[0] < losses[1])
 
 
 def test_nothing_of_the_guard_leaves_the_client_or_is_kept_without_it() -> None:
