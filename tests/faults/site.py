@@ -74,9 +74,8 @@ class Site:
         self.deployment = deployment
         self.line = line
         self.programs: dict[str, Program] = {}
-        self.session_factory: SessionFactory = create_session_factory(
-            create_database_engine(deployment.database_url)
-        )
+        self._engine = create_database_engine(deployment.database_url)
+        self.session_factory: SessionFactory = create_session_factory(self._engine)
         self.store: BlobStore = open_blob_store(deployment.blob_url)
         self.broker: Celery = create_celery(Settings(redis_url=SecretStr(deployment.redis_url)))
         self.api = ApiClient(deployment.api_url)
@@ -128,6 +127,8 @@ class Site:
         for program in self.programs.values():
             program.stop()
         self.api.close()
+        self.broker.close()
+        self._engine.dispose()
 
     def _is_whole(self) -> bool:
         self.tend()
