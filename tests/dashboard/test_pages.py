@@ -195,7 +195,8 @@ def test_a_strategy_that_cannot_serve_a_member_says_so_before_the_start(
     assert not button(app, "Create and start").disabled
     button(app, "Create and start").click().run()
     assert app.title[0].value == "FedIT, in groups of equal architecture and rank"
-    assert "Groups: north alone · south alone" in text_of(app)
+    [groups] = [line for line in text_of(app).splitlines() if line.startswith("Groups: ")]
+    assert {"north alone", "south alone"} == set(groups.removeprefix("Groups: ").split(" · "))
 
 
 def test_another_run_that_cannot_be_served_is_not_offered(
@@ -327,7 +328,7 @@ def test_a_failed_run_says_why_and_what_next(platform: FakePlatform, open_page: 
     platform.event(run, EventKind.RUN_FAILED, "The run failed.")
     app = open_page(pages.RUN, id=str(run.id))
     assert "north-clinic failed 3 times." in text_of(app)
-    assert "start another run" in text_of(app)
+    assert "then resume it: it goes on where it failed" in text_of(app)
     assert not [item for item in app.button if item.label == "Yes, cancel it"]
 
 
@@ -417,7 +418,8 @@ def test_a_viewer_looks_and_is_offered_nothing_that_would_be_refused(
     ):
         app = open_page(page, **query)
         assert not app.error
-        assert [item.label for item in app.button] == ["Sign out"]
+        offered = {"Open"} if page == pages.CLIENTS else set()  # looks at one client
+        assert {item.label for item in app.button} - offered == {"Sign out"}
 
 
 # --- users -------------------------------------------------------------------------------

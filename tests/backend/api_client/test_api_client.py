@@ -55,7 +55,11 @@ def test_sign_in_sends_the_password_in_clear_and_uses_the_token() -> None:
         api.sign_in("ada", "correct horse battery")
         assert api.users.me().username == "ada"
 
-    assert json.loads(seen[0].content) == {"username": "ada", "password": "correct horse battery"}
+    assert json.loads(seen[0].content) == {
+        "username": "ada",
+        "password": "correct horse battery",
+        "code": None,
+    }
     assert "Authorization" not in seen[0].headers
     assert seen[1].headers["Authorization"] == "Bearer fbs_1"
 
