@@ -21,7 +21,7 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def platform(
     browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningPlatform]:
