@@ -49,7 +49,7 @@ def take(folder: Path) -> None:
             (f"run?id={run.id}", "finished-run.png", 2500),
             (f"federation?id={federation.id}", "federation.png", 1350),
             ("clients", "clients.png", 1000),
-            ("new_federation", "new-federation.png", 1000),
+            ("new-federation", "new-federation.png", 1000),
         ]:
             _photograph(page, f"{platform.dashboard_url}/{path}", folder / name, height)
         _photograph_privacy(page, folder / "privacy.png")
