@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from tests.dashboard.fake_platform import TOKEN, FakePlatform
 from tests.dashboard.reading import Open
 
 ENTRY = Path(session.__file__).parent / "streamlit_app.py"
+
+
+@pytest.fixture(autouse=True)
+def the_main_module_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that runs takes the name `__main__`; processes that later tests start would run it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture
