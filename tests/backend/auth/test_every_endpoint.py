@@ -3,33 +3,17 @@
 An endpoint that is missing in the table fails the first test: whoever adds one says who may.
 """
 
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
-from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
-from backend.auth.service import issue_credential, issue_session
-from backend.contracts.enums import Execution, Role
-from backend.contracts.federations import Visibility
 from backend.db.ids import new_id
-from backend.db.models import (
-    Client,
-    ClientUpdate,
-    Comparison,
-    EnrolmentKey,
-    Federation,
-    FederationMember,
-    Run,
-    User,
-)
-from backend.storage import BlobStore, save_blob
-from tests.backend.rows import OpenRun, add_open_run
-from tests.factories import Caller, add_user
+from backend.storage import BlobStore
+from tests.backend.world import World, make_world
+from tests.factories import Caller
 
 PASS, ASK, REFUSE, HIDE = "in", "401", "403", "404"
 CALLERS = (
@@ -177,80 +161,9 @@ def test_the_table_has_every_endpoint(anonymous: Caller) -> None:
     assert endpoints(anonymous.http.app) == set(TABLE)
 
 
-@dataclass
-class World:
-    """One tenant with everything that an address can name, and people inside and outside."""
-
-    session: Session
-    ids: dict[str, UUID]
-    users: dict[str, User]
-    clients: dict[str, Client]
-    tokens: dict[str, str] = field(default_factory=dict)
-
-    def caller(self, http: Caller, name: str) -> Caller:
-        """With a fresh token: some calls end the one that they are made with."""
-        if name == "anonymous":
-            return http
-        if name in self.clients:
-            token = issue_credential(self.session, self.clients[name])
-        else:
-            until = datetime.now(UTC) + timedelta(hours=1)
-            token = issue_session(self.session, self.users[name], until)[1]
-        self.session.commit()
-        return http.with_token(token)
-
-
 @pytest.fixture
 def world(session: Session, anonymous: Caller, blob_store: BlobStore) -> World:
-    own = add_open_run(session, 1, Execution.REMOTE)
-    other = add_open_run(session, 1, Execution.REMOTE)
-    users = {role.value: add_user(session, role) for role in Role}
-    users |= {
-        f"foreign {role.value}": add_user(session, role) for role in (Role.VIEWER, Role.OPERATOR)
-    }
-    run = session.get_one(Run, own.run_id)
-    federation = session.get_one(Federation, run.federation_id)
-    federation.visibility = Visibility.MEMBERS
-    session.add_all(
-        FederationMember(federation_id=federation.id, user_id=users[role.value].id, role=role)
-        for role in (Role.VIEWER, Role.OPERATOR)
-    )
-    plan = save_blob(session, blob_store, b"a plan", "application/octet-stream")
-    session.get_one(ClientUpdate, own.update_ids[0]).plan_sha256 = plan.sha256
-    arm = {"name": "local", "strategy": run.strategy}
-    comparison = Comparison(
-        federation_id=federation.id, name="c", arms=[arm], seeds=[0], training=run.training,
-        num_rounds=1, created_by=users["operator"].id,
-    )  # fmt: skip
-    key = EnrolmentKey(
-        secret_hash="-", label="k", max_uses=1, created_by=users["operator"].id,
-        expires_at=datetime.now(UTC) + timedelta(hours=1),
-    )  # fmt: skip
-    session.add_all([comparison, key])
-    session.flush()
-    session.add(
-        Run(
-            federation_id=federation.id, comparison_id=comparison.id, arm="local", seed=0,
-            strategy=run.strategy, training=run.training, num_rounds=1, created_by=key.created_by,
-        )
-    )  # fmt: skip
-    session.commit()
-    ids = {
-        "federation_id": federation.id,
-        "run_id": own.run_id,
-        "comparison_id": comparison.id,
-        "client_id": own.client_ids[0],
-        "update_id": own.update_ids[0],
-        "key_id": key.id,
-    }
-    return World(session, ids, users, _clients(session, own, other))
-
-
-def _clients(session: Session, own: OpenRun, other: OpenRun) -> dict[str, Client]:
-    return {
-        "client": session.get_one(Client, own.client_ids[0]),
-        "foreign client": session.get_one(Client, other.client_ids[0]),
-    }
+    return make_world(session, blob_store)
 
 
 def outcome(response: Any, world: World) -> str:
