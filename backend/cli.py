@@ -25,8 +25,8 @@ from sqlalchemy.orm import Session
 
 from backend.api_client.errors import ApiClientError
 from backend.auth.principals import SystemPrincipal
-from backend.contracts.enums import Role
-from backend.contracts.strategies import StrategyName, describe_strategies
+from backend.contracts.enums import Role, StrategyName
+from backend.contracts.strategies import describe_strategies
 from backend.contracts.users import UserCreate
 from backend.db.migrate import upgrade
 from backend.db.session import create_database_engine, create_session_factory

@@ -34,8 +34,8 @@ from backend.contracts.agent import SHARED_MEDIA_TYPE
 from backend.contracts.clients import EnrolmentKeyCreate
 from backend.contracts.enums import Execution, TaskKind
 from backend.contracts.federations import FederationCreate
+from backend.contracts.params.lora import FedItParams
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import FedItParams
 from backend.db.migrate import upgrade
 from backend.embedded import EmbeddedPostgres, EmbeddedRedis
 from backend.local import programs

@@ -32,8 +32,8 @@ from backend.contracts.clients import ClientRegister, EnrolmentKeyCreate
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import UpdateStatus
 from backend.contracts.federations import FederationCreate
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.runs import ClientUpdate, RunCreate
-from backend.contracts.strategies import LocalOnlyParams
 from backend.contracts.training import TrainingConfig
 
 PASSWORD = "a password for one benchmark"  # noqa: S105 (of a platform that lives for a minute)

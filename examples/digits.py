@@ -29,13 +29,10 @@ from transformers import (
 
 from backend.contracts.datasets import Example
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import (
-    H2TuneParams,
-    HeteroTuneParams,
-    LocalOnlyParams,
-    Params,
-    title_of,
-)
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.params.lora import LocalOnlyParams
+from backend.contracts.strategies import Params, title_of
 from backend.contracts.training import TrainingConfig
 from worker.federated.objectives.classification import HeadObjective, start_head
 from worker.federated.simulation import SimulatedClient, simulate

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import GroupableParams
+from backend.contracts.params.base import GroupableParams
 from worker.federated.client_round import Stopwatch, below, relative_change, take
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.strategies.lora_client import (

@@ -18,7 +18,7 @@ from peft import PeftModel
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from worker.federated.base_models import load_base_model
 from worker.federated.simulation import SimulatedClient, simulate

@@ -22,6 +22,7 @@ from backend.contracts.comparisons import (
     ComparisonRun,
     ResultRow,
 )
+from backend.contracts.enums import StrategyName
 from backend.contracts.evidence import (
     Interval,
     Spread,
@@ -32,7 +33,6 @@ from backend.contracts.evidence import (
     spread,
 )
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import StrategyName
 from backend.db import models
 from backend.federations import service as federations
 

@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from backend.contracts.common import Answer, Name, Request
-from backend.contracts.enums import RunStatus
+from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.evidence import Interval, Spread, Verdict
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
-from backend.contracts.strategies import Params, StrategyName, is_grouped
+from backend.contracts.strategies import Params, is_grouped
 from backend.contracts.training import TrainingConfig
 
 MAX_RUNS = 500

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 from backend.contracts.base_models import Architecture
 from backend.contracts.clients import Client
-from backend.contracts.enums import TaskKind
+from backend.contracts.enums import StrategyName, TaskKind
+from backend.contracts.params.base import GroupableParams
 from backend.contracts.strategies import (
     Capabilities,
-    GroupableParams,
     Params,
-    StrategyName,
     describe_strategies,
     info_of,
     is_grouped,

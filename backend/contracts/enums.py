@@ -108,3 +108,21 @@ class EventKind(StrEnum):
     UPDATE_REFUSED = "update_refused"
     UPDATE_LATE = "update_late"  # it came after its round had closed
     ADAPTER_READY = "adapter_ready"
+
+
+class StrategyName(StrEnum):
+    """One snake_case name per strategy everywhere: file, database, URL, test id."""
+
+    LOCAL_ONLY = "local_only"
+    H2TUNE = "h2tune"
+    FEDIT = "fedit"
+    FFA_LORA = "ffa_lora"
+    FEDSA_LORA = "fedsa_lora"
+    FEDEX_LORA = "fedex_lora"
+    FLORA = "flora"
+    FED_PLORA = "fed_plora"
+    HETLORA = "hetlora"
+    FLEXLORA = "flexlora"
+    FLORIST = "florist"
+    HETEROTUNE = "heterotune"
+    COLORA = "colora"

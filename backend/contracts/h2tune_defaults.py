@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 
 Gauge = Literal["none", "orthonormal", "shared_seed", "probe"]
 

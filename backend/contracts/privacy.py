@@ -5,16 +5,11 @@ What each promises, against whom and at what price: `docs/how-to/privacy.md`.
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backend.contracts.enums import StrategyName
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
 from backend.contracts.privacy_accounting import epsilon_after
-from backend.contracts.strategies import (
-    H2TuneParams,
-    HeteroTuneParams,
-    Params,
-    StrategyName,
-    info_of,
-    is_grouped,
-    title_of,
-)
+from backend.contracts.strategies import Params, info_of, is_grouped, title_of
 
 
 class _Settings(BaseModel):

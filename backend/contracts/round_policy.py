@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backend.contracts.strategies import Params, StrategyName, title_of
+from backend.contracts.enums import StrategyName
+from backend.contracts.strategies import Params, title_of
 
 Stragglers = Literal["wait", "drop", "carry_over"]
 """What becomes of clients that are at work when a round's deadline passes.

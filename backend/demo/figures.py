@@ -9,10 +9,9 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from backend.contracts.clients import Client
-from backend.contracts.enums import TaskKind
+from backend.contracts.enums import StrategyName, TaskKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import MetricPoint
-from backend.contracts.strategies import StrategyName
 from backend.local.errors import DemoError
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from backend.api_client import ApiClient
-from backend.contracts.enums import RunStatus
+from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.federations import FederationDetail
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import Run, RunCreate
-from backend.contracts.strategies import StrategyName
 from backend.demo.figures import DemoReport, RunMetrics, client_figures, verdict
 from backend.demo.progress import open_progress
 from backend.demo.scenario import TRAINING, params_of, prepare_federation

@@ -11,8 +11,10 @@ from backend.api_client import ApiClient
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
+from backend.contracts.enums import StrategyName
 from backend.contracts.federations import FederationCreate, FederationDetail
-from backend.contracts.strategies import H2TuneParams, Params, StrategyName
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 
 GLOBAL_RANK = 16

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from backend.contracts.strategies import StrategyName
+from backend.contracts.enums import StrategyName
 from backend.demo.figures import ClientFigures
 
 _KIB = 1024

@@ -13,7 +13,8 @@ from backend.contracts.strategies import Capabilities, StrategyInfo, describe_st
 
 _INTRODUCTION = """# Strategies
 
-Made from `backend/contracts/strategies.py`; change that, not this page. Everything here is also in
+Made from `backend/contracts/strategies.py` and `backend/contracts/params/`; change those, not this
+page. Everything here is also in
 `GET /api/v1/strategies` and in the forms of the dashboard.
 
 What may differ between clients: their LoRA **rank**, the **depth** and **width** of their base

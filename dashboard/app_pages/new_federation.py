@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from backend.api_client.errors import ApiError, UnauthenticatedError
 from backend.contracts.clients import Client
+from backend.contracts.enums import StrategyName
 from backend.contracts.federations import FederationCreate, FederationDetail
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import StrategyInfo, StrategyName, info_of
+from backend.contracts.strategies import StrategyInfo, info_of
 from dashboard import pages, session
 from dashboard.components import run_form
 from dashboard.components.charts import client_styles, layer_map_figure

@@ -7,10 +7,10 @@ import streamlit as st
 
 from backend.api_client.client import ApiClient
 from backend.api_client.errors import ApiError, UnauthenticatedError
-from backend.contracts.enums import RunStatus
+from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.federations import FederationDetail
 from backend.contracts.runs import Run
-from backend.contracts.strategies import StrategyName, title_of
+from backend.contracts.strategies import title_of
 from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from backend.contracts.clients import Client
 from backend.contracts.comparisons import ArmTraining
+from backend.contracts.enums import StrategyName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, platform_refusals
-from backend.contracts.strategies import Params, StrategyInfo, StrategyName
+from backend.contracts.strategies import Params, StrategyInfo
 from dashboard.components.compatibility import verdict
 from dashboard.components.formatting import escape
 from dashboard.components.privacy_form import epsilon_caption

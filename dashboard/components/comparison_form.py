@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from backend.contracts.clients import Client
 from backend.contracts.comparisons import ComparisonCreate
 from backend.contracts.compatibility import participant_of, refusals
-from backend.contracts.strategies import StrategyInfo, StrategyName
+from backend.contracts.enums import StrategyName
+from backend.contracts.strategies import StrategyInfo
 from backend.contracts.training import TrainingConfig
 from dashboard.components.comparison_arms import (
     local_arms,

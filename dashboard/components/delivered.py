@@ -9,10 +9,9 @@ from uuid import UUID
 import streamlit as st
 
 from backend.api_client.client import ApiClient
-from backend.contracts.enums import RunStatus
+from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import Run
-from backend.contracts.strategies import StrategyName
 from dashboard.components.live_history import ByRound, LiveHistory, newest, per_round
 
 KEPT = "delivered"

@@ -5,10 +5,7 @@ from typing import Literal
 from backend.contracts.datasets import BuiltinDataset, DatasetRef
 from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
 from backend.contracts.runs import Run
-from backend.contracts.strategies import (
-    StrategyInfo,
-    title_of,
-)
+from backend.contracts.strategies import StrategyInfo, title_of
 
 BadgeColour = Literal["gray", "orange", "blue", "green", "red"]
 

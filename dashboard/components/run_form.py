@@ -7,10 +7,11 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.api_client.errors import ApiError
+from backend.contracts.enums import StrategyName
 from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.runs import RunCreate
 from backend.contracts.stopping import StopRule
-from backend.contracts.strategies import StrategyInfo, StrategyName
+from backend.contracts.strategies import StrategyInfo
 from backend.contracts.training import TrainingConfig
 from dashboard.components.formatting import escape
 from dashboard.components.labels import strategy_caption

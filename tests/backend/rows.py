@@ -11,7 +11,7 @@ from backend.contracts.base_models import Architecture, BaseModelRef
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import Execution, Role, RoundKind, RoundStatus, RunStatus, TaskKind
 from backend.contracts.federations import Visibility
-from backend.contracts.strategies import LocalOnlyParams
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.training import TrainingConfig
 from backend.db.ids import new_id
 from backend.db.models import (

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from backend.cli import app
-from backend.contracts.strategies import StrategyName
+from backend.contracts.enums import StrategyName
 from backend.embedded import EmbeddedPostgres, EmbeddedRedis
 from backend.settings import get_settings
 

@@ -11,9 +11,11 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from backend.api_client import ApiClient
 from backend.contracts.comparisons import ArmCreate, Comparison, ComparisonCreate
+from backend.contracts.enums import StrategyName
 from backend.contracts.federations import FederationDetail
+from backend.contracts.params.base import StrategyParams
+from backend.contracts.params.lora import FedItParams, LocalOnlyParams
 from backend.contracts.runs import Run, RunCreate
-from backend.contracts.strategies import FedItParams, LocalOnlyParams, StrategyName, StrategyParams
 from backend.demo.scenario import TRAINING, params_of, prepare_federation
 from tests.browser.browsers import ARGUMENTS, find_browser
 from tests.browser.steps import sign_in

@@ -39,6 +39,7 @@ from backend.contracts.enums import (
     RoundKind,
     RoundStatus,
     RunStatus,
+    StrategyName,
     TaskKind,
     UpdateStatus,
 )
@@ -54,7 +55,7 @@ from backend.contracts.runs import (
     Run,
     RunCreate,
 )
-from backend.contracts.strategies import StrategyInfo, StrategyName, describe_strategies
+from backend.contracts.strategies import StrategyInfo, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
 from tests.dashboard.fake_accounts import CODE, Accounts, add_account_routes
 from tests.dashboard.fake_comparisons import add_comparison_routes

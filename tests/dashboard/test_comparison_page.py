@@ -8,10 +8,10 @@ from streamlit.testing.v1 import AppTest
 
 from backend.contracts.common import FieldError
 from backend.contracts.comparisons import ComparisonCreate, ComparisonResults
-from backend.contracts.enums import Role, RunStatus
+from backend.contracts.enums import Role, RunStatus, StrategyName
 from backend.contracts.federations import FederationDetail
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import StrategyName, info_of
+from backend.contracts.strategies import info_of
 from dashboard import pages
 from dashboard.components.comparison_arms import label_of
 from tests.dashboard.fake_comparisons import add_comparison

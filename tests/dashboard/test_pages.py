@@ -4,15 +4,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.contracts.common import FieldError
-from backend.contracts.enums import EventKind, Role, RunStatus, UpdateStatus
+from backend.contracts.enums import EventKind, Role, RunStatus, StrategyName, UpdateStatus
+from backend.contracts.params.colora import CoLoraParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import (
-    CoLoraParams,
-    H2TuneParams,
-    LocalOnlyParams,
-    StrategyName,
-    info_of,
-)
+from backend.contracts.strategies import info_of
 from dashboard import pages
 from tests.dashboard.fake_platform import FakePlatform, RefusalError, three_clinics
 from tests.dashboard.reading import Open, text_of

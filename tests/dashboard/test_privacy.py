@@ -3,11 +3,12 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.contracts.enums import RunStatus
+from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.lora import FedItParams
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import FedItParams, StrategyName, info_of
+from backend.contracts.strategies import info_of
 from dashboard import pages
 from dashboard.components.formatting import epsilon_text
 from tests.dashboard.fake_platform import FakePlatform

@@ -18,7 +18,8 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, Built
 from backend.contracts.enums import RunStatus
 from backend.contracts.evidence import Verdict
 from backend.contracts.federations import FederationCreate
-from backend.contracts.strategies import FedItParams, H2TuneParams, LocalOnlyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FedItParams, LocalOnlyParams
 from backend.contracts.training import TrainingConfig
 from tests.running_platform import RunningPlatform, run_platform
 

@@ -19,8 +19,8 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, Built
 from backend.contracts.enums import EventKind, RunStatus, UpdateStatus
 from backend.contracts.federations import FederationCreate
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import LiveRun, RunCreate
-from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from tests.running_platform import RunningPlatform, run_platform, stop
 from worker.federated.base_models import load_base_model

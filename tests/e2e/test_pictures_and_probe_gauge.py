@@ -19,8 +19,9 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, Built
 from backend.contracts.enums import RunStatus, TaskKind
 from backend.contracts.federations import FederationCreate
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import LiveRun, RunCreate
-from backend.contracts.strategies import H2TuneParams, Params
+from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from tests.running_platform import RunningPlatform, run_platform
 from worker.builtin_models.build_images import draw

@@ -22,8 +22,8 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, Built
 from backend.contracts.enums import EventKind, Execution, RunStatus, UpdateStatus
 from backend.contracts.federations import FederationCreate
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import LiveRun, RunCreate
-from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from tests.running_platform import RunningPlatform, run_platform
 from worker.federated.base_models import load_base_model

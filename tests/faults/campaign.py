@@ -13,9 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from backend.api_client import ApiClientError
 from backend.contracts.enums import RunStatus, UpdateStatus
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FloraParams
 from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import FloraParams, H2TuneParams
 from backend.contracts.training import TrainingConfig
 from backend.db.models import ClientUpdate, Event, Round, Run
 from backend.lifecycle import cancel_run

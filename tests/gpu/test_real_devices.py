@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 
 from backend.contracts.base_models import BaseModelRef
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import at_work, federation_of, plans_of, training
 from tests.worker.federated.tiny import make_client, make_inputs, make_model, make_tokenizer
 from worker.federated.adapters import TriLoraConfig

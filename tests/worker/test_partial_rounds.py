@@ -7,8 +7,10 @@ from sqlalchemy import select
 
 from backend.contracts.enums import EventKind, RunStatus, UpdateStatus
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
+from backend.contracts.params.base import StrategyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FloraParams
 from backend.contracts.round_policy import RoundPolicy
-from backend.contracts.strategies import FloraParams, H2TuneParams, StrategyParams
 from backend.db.models import Client, ClientUpdate, Event, Round, Run
 from tests.backend.rows import add_clients
 from tests.worker.test_rounds import do, drain, platform, queue_run, sent, state_of

@@ -30,13 +30,10 @@ from backend.contracts.enums import (
 )
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.base import StrategyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FloristParams, LocalOnlyParams
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.strategies import (
-    FloristParams,
-    H2TuneParams,
-    LocalOnlyParams,
-    StrategyParams,
-)
 from backend.db.models import Attempt, Client, ClientUpdate, Event, Metric, Round, Run
 from backend.db.session import SessionFactory
 from backend.embedded import EmbeddedPostgres

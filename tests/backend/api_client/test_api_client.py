@@ -16,8 +16,8 @@ from backend.api_client.errors import (
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.clients import ClientRegister
 from backend.contracts.enums import TaskKind
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import H2TuneParams
 
 FEDERATION_ID = UUID(int=7)
 CLIENT_ID = UUID(int=8)

@@ -13,14 +13,9 @@ from backend.contracts.compatibility import (
     refusals,
 )
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import (
-    Capabilities,
-    FedItParams,
-    FlexLoraParams,
-    H2TuneParams,
-    LocalOnlyParams,
-    title_of,
-)
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FedItParams, FlexLoraParams, LocalOnlyParams
+from backend.contracts.strategies import Capabilities, title_of
 
 NOTHING = Capabilities(rank=False, depth=False, width=False, task=False, linear_aggregation=True)
 RANKS = NOTHING.model_copy(update={"rank": True})

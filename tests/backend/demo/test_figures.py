@@ -8,10 +8,9 @@ import pytest
 
 from backend.contracts.base_models import Architecture, BaseModelRef
 from backend.contracts.clients import Client
-from backend.contracts.enums import Execution, TaskKind
+from backend.contracts.enums import Execution, StrategyName, TaskKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import MetricPoint
-from backend.contracts.strategies import StrategyName
 from backend.demo.figures import ClientFigures, DemoReport, RunMetrics, client_figures, verdict
 from backend.local.errors import DemoError
 

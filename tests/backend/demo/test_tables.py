@@ -2,8 +2,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import StrategyName
+from backend.contracts.enums import StrategyName, TaskKind
 from backend.demo.figures import ClientFigures
 from backend.demo.tables import accuracy_table, cost_table
 

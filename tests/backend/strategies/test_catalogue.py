@@ -1,7 +1,7 @@
 """What the platform offers: strategies and built-in tasks."""
 
 from backend.contracts.datasets import BuiltinTaskName
-from backend.contracts.strategies import StrategyName
+from backend.contracts.enums import StrategyName
 from tests.factories import Caller, make_client, problem
 
 

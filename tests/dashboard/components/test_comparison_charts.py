@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from backend.contracts.comparisons import Arm, ArmResult, ComparisonCreate
-from backend.contracts.strategies import StrategyName
+from backend.contracts.enums import StrategyName
 from dashboard.components import comparison_charts as charts
 from tests.dashboard.fake_comparisons import arm_result
 from tests.dashboard.fake_platform import FakePlatform, three_clinics

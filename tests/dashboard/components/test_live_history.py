@@ -4,8 +4,9 @@ import pytest
 
 from backend.contracts.enums import RunStatus
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.runs import LiveRun, MetricPoint, RunCreate
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams
 from backend.contracts.training import TrainingConfig
 from dashboard.components.delivered import Pair, Reached, find_baseline, pairs
 from dashboard.components.live_history import LiveHistory, mean, newest, running_total

@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import RunCreate
-from backend.contracts.strategies import H2TuneParams, describe_strategies
+from backend.contracts.strategies import describe_strategies
 from backend.contracts.training import TrainingConfig
 from dashboard.components.compatibility import layer_slots
 from dashboard.components.run_form import errors_below, validation_errors

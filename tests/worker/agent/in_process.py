@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from backend.api_client import ApiClient
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
-from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, Run
 from tests.backend.rows import add_clients, add_run

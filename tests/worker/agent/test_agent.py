@@ -22,8 +22,8 @@ from backend.contracts.clients import ClientRegister
 from backend.contracts.enums import EventKind, Execution, RunStatus, TaskKind, UpdateStatus
 from backend.contracts.jobs import Job
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.strategies import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from backend.db.ids import new_id
 from backend.db.models import Attempt, Blob, ClientUpdate, Event, Metric

@@ -4,8 +4,8 @@ import pytest
 
 from backend.contracts.agent import Work
 from backend.contracts.enums import RoundKind
+from backend.contracts.params.lora import FedItParams
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.strategies import FedItParams
 from backend.contracts.training import TrainingConfig
 from worker.agent.errors import PrivacyLimitError
 from worker.agent.privacy_limit import require_within

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, Params
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import at_work, federation_of, plans_of, training
 from tests.worker.federated.tiny import MODELS, make_client, make_inputs, make_model
 from worker.federated.errors import OutOfMemoryError, UnsupportedModelError

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from backend.contracts.enums import StrategyName
+from backend.contracts.params.base import StrategyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import FedItParams
 from backend.contracts.round_policy import RoundPolicy
-from backend.contracts.strategies import FedItParams, H2TuneParams, StrategyName, StrategyParams
 from tests.worker.federated.strategies.rounds import training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
 from tests.worker.federated.strategies.rounds import federation_of as federation
 from tests.worker.federated.strategies.rounds import run_round, training
 from tests.worker.federated.tiny import make_client

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backend.contracts.strategies import LocalOnlyParams, Params
+from backend.contracts.params.lora import LocalOnlyParams
+from backend.contracts.strategies import Params
 
 GaugeSource = Literal["none", "reference", "exchange"]
 """Factors that clients bring along: none (the strategy makes its own), or made from codes of one

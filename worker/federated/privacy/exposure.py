@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.strategies import Params
 from worker.federated.errors import InvalidConfigError
 from worker.federated.types import ClientPlan, Tensors
 

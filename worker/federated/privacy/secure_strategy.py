@@ -18,8 +18,10 @@ from pathlib import Path
 
 import torch
 
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
 from backend.contracts.privacy import SecureAggregation
-from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
+from backend.contracts.strategies import Params
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
 from worker.federated.privacy.secure_aggregation.exchange import Contribution, secure_mean

@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import CoLoraParams
+from backend.contracts.params.colora import CoLoraParams
 from worker.federated.client_round import (
     Stopwatch,
     below,

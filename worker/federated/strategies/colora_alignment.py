@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from backend.contracts.strategies import CoLoraParams
+from backend.contracts.params.colora import CoLoraParams
 from worker.federated.client_round import take
 from worker.federated.errors import InvalidConfigError
 from worker.federated.gauge import Factors, gauged_factors, record

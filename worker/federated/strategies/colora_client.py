@@ -23,7 +23,7 @@ from peft import LoraConfig
 from torch import nn
 from torch.nn import functional
 
-from backend.contracts.strategies import CoLoraParams
+from backend.contracts.params.colora import CoLoraParams
 from worker.federated.adapters.export import write_lora
 from worker.federated.blocks import block_ends
 from worker.federated.client_round import snapshot, take

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FedPLoraParams
+from backend.contracts.params.lora import FedPLoraParams
 from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import LowRank, factors_of, products_of

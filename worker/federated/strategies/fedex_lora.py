@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FedExLoraParams
+from backend.contracts.params.lora import FedExLoraParams
 from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import difference, joined, norm, products_of, truncated

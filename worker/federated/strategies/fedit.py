@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FedItParams
+from backend.contracts.params.lora import FedItParams
 from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import difference, norm, products_of

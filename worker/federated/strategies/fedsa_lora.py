@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FedSaLoraParams
+from backend.contracts.params.lora import FedSaLoraParams
 from worker.federated.client_round import Stopwatch, below, relative_change, snapshot, take
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.strategies.lora_client import (

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FlexLoraParams
+from backend.contracts.params.lora import FlexLoraParams
 from worker.federated.client_round import Stopwatch, below
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import LowRank, factors_of, norm, padded, products_of, truncated

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FloraParams
+from backend.contracts.params.lora import FloraParams
 from worker.federated.client_round import Stopwatch, below
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import norm

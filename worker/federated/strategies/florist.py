@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import FloristParams
+from backend.contracts.params.lora import FloristParams
 from worker.federated.client_round import Stopwatch, below, take
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import LowRank, factors_of, norm, products_of, spectrum

@@ -34,7 +34,7 @@ import torch
 from backend.contracts.enums import RoundKind
 from backend.contracts.h2tune_defaults import Gauge, gauge_for, settled
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters import export_lora
 from worker.federated.adapters.geometry import Geometry, make_geometry
 from worker.federated.client_round import (

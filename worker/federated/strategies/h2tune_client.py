@@ -24,7 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters import TriLoraConfig, TriLoraLinear
 from worker.federated.adapters.config import FactorStart
 from worker.federated.adapters.stack import MiddleStack

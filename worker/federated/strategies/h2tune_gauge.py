@@ -14,7 +14,7 @@ import torch
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.base_models import load_base_model
 from worker.federated.errors import InvalidConfigError

@@ -25,7 +25,7 @@ from math import sqrt
 
 import torch
 
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.client_round import below, take
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.types import (

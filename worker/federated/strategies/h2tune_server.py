@@ -2,7 +2,7 @@
 
 import torch
 
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.client_round import take
 from worker.federated.cmga import ChangeMean, Resolved

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import HeteroTuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
 from worker.federated.adapters.fedadapter_layer import start_branches
 from worker.federated.blocks import slot_of
 from worker.federated.client_round import (

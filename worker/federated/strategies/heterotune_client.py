@@ -19,7 +19,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
-from backend.contracts.strategies import HeteroTuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
 from worker.federated.adapters import FedAdapterBlock, FedAdapterConfig
 from worker.federated.adapters.export import write_adapter
 from worker.federated.adapters.fedadapter_config import Gating

@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import HetLoraParams
+from backend.contracts.params.lora import HetLoraParams
 from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import factors_of, norm, padded, products_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import LocalOnlyParams
+from backend.contracts.params.lora import LocalOnlyParams
 from worker.federated.client_round import Measured, Stopwatch, below, snapshot, take
 from worker.federated.strategies.lora_client import (
     LoraModel,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from backend.contracts.strategies import Params, StrategyName, is_grouped
+from backend.contracts.enums import StrategyName
+from backend.contracts.strategies import Params, is_grouped
 from worker.federated.strategies.colora import CoLora
 from worker.federated.strategies.fed_plora import FedPLora
 from worker.federated.strategies.fedex_lora import FedExLora

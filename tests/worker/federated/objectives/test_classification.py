@@ -13,7 +13,9 @@ from backend.contracts.base_models import BaseModelRef
 from backend.contracts.datasets import Example
 from backend.contracts.enums import TaskKind
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams, Params
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import at_work, training
 from tests.worker.federated.tiny import VOCABULARY_SIZE, make_data, make_model, make_tokenizer
 from worker.federated.errors import InvalidConfigError, UnsupportedModelError

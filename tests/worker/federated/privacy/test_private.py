@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.privacy_accounting import epsilon_after
-from backend.contracts.strategies import (
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.params.lora import (
     FedItParams,
     FedSaLoraParams,
     FfaLoraParams,
-    H2TuneParams,
-    HeteroTuneParams,
     HetLoraParams,
     LocalOnlyParams,
-    Params,
 )
+from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
+from backend.contracts.privacy_accounting import epsilon_after
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import at_work, federation_of, plans_of, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError

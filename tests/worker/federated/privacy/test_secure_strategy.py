@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, SecureAggregation
-from backend.contracts.strategies import (
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.params.lora import (
     FedItParams,
     FedSaLoraParams,
     FfaLoraParams,
     FlexLoraParams,
-    H2TuneParams,
-    HeteroTuneParams,
     LocalOnlyParams,
-    Params,
 )
+from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, SecureAggregation
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError, InvalidUpdateError

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel
 
 from backend.contracts.enums import TaskKind
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import CoLoraParams
+from backend.contracts.params.colora import CoLoraParams
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

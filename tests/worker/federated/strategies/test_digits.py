@@ -9,7 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import CoLoraParams, H2TuneParams, HeteroTuneParams, Params
+from backend.contracts.params.colora import CoLoraParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import at_work, federation_of, training
 from tests.worker.federated.tiny import make_tokenizer
 from worker.federated.objectives.classification import HeadObjective, start_head

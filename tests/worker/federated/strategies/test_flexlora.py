@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from backend.contracts.strategies import FlexLoraParams
+from backend.contracts.params.lora import FlexLoraParams
 from tests.worker.federated.strategies.factors import (
     best_of_rank,
     dense,

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 
 from backend.contracts.enums import RoundKind
-from backend.contracts.strategies import FloraParams, FloristParams
+from backend.contracts.params.lora import FloraParams, FloristParams
 from tests.worker.federated.strategies.factors import (
     Dense,
     dense,

@@ -7,13 +7,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from backend.contracts.strategies import (
-    GroupableParams,
-    H2TuneParams,
-    Params,
-    StrategyName,
-    describe_strategies,
-)
+from backend.contracts.enums import StrategyName
+from backend.contracts.params.base import GroupableParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.strategies import Params, describe_strategies
 from tests.worker.federated.strategies.rounds import at_work, federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.client_round import take

@@ -14,7 +14,7 @@ from torch import nn
 
 from backend.contracts.enums import RoundKind
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

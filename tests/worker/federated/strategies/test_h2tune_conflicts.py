@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.client_round import take

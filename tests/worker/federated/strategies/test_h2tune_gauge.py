@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.training import TrainingConfig
 from tests.worker.federated.tiny import make_client, make_tokenizer
 from worker.federated.errors import InvalidConfigError

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import at_work, federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.client_round import Measured, take

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.privacy import PrivacySettings, SecureAggregation, privacy_refusals
-from backend.contracts.strategies import H2TuneParams
 from tests.worker.federated.strategies.rounds import federation_of, plans_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.client_round import take

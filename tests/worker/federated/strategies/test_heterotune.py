@@ -9,8 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from backend.contracts.enums import StrategyName
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import HeteroTuneParams, StrategyName, info_of
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.strategies import info_of
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

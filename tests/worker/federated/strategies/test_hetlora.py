@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from backend.contracts.strategies import FedItParams, HetLoraParams
+from backend.contracts.params.lora import FedItParams, HetLoraParams
 from tests.worker.federated.strategies.factors import (
     dense,
     distance,

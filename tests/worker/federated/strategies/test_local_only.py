@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams, LocalOnlyParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

@@ -9,15 +9,15 @@ import torch
 
 from backend.contracts.base_models import Architecture
 from backend.contracts.enums import TaskKind
-from backend.contracts.strategies import (
+from backend.contracts.params.lora import (
     FedExLoraParams,
     FedItParams,
     FedPLoraParams,
     FedSaLoraParams,
     FfaLoraParams,
     FloraParams,
-    Params,
 )
+from backend.contracts.strategies import Params
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.strategies.base_change import HOLDERS
 from worker.federated.strategies.fed_plora import chosen_pairs

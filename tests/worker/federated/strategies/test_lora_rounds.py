@@ -10,15 +10,15 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import (
+from backend.contracts.params.lora import (
     FedExLoraParams,
     FedItParams,
     FedPLoraParams,
     FedSaLoraParams,
     FfaLoraParams,
     FloraParams,
-    Params,
 )
+from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import (
     at_work,
     federation_of,

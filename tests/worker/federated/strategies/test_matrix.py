@@ -6,9 +6,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 
+from backend.contracts.enums import StrategyName
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import (
-    CoLoraParams,
+from backend.contracts.params.colora import CoLoraParams
+from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.heterotune import HeteroTuneParams
+from backend.contracts.params.lora import (
     FedExLoraParams,
     FedItParams,
     FedPLoraParams,
@@ -17,14 +20,10 @@ from backend.contracts.strategies import (
     FlexLoraParams,
     FloraParams,
     FloristParams,
-    H2TuneParams,
-    HeteroTuneParams,
     HetLoraParams,
     LocalOnlyParams,
-    Params,
-    StrategyName,
-    describe_strategies,
 )
+from backend.contracts.strategies import Params, describe_strategies
 from tests.worker.federated.strategies.rounds import at_work, federation_of, training
 from tests.worker.federated.tiny import make_client, make_inputs
 from worker.federated.adapters import FedAdapterConfig

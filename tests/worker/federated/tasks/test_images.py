@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, ViTConfig, ViTForImageClassification
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.enums import TaskKind
 from backend.contracts.metrics import MetricName
-from backend.contracts.strategies import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import training
 from tests.worker.federated.tiny import make_data, make_model, make_tokenizer
 from worker.federated.errors import InvalidConfigError, UnsupportedModelError
