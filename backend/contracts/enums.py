@@ -62,6 +62,15 @@ class RoundStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class SecureStep(StrEnum):
+    """What clients of a round with secure aggregation are doing; in this order."""
+
+    KEYS = "keys"  # each announces fresh public keys
+    SHARES = "shares"  # each sends the others shares of its secrets, encrypted
+    INPUTS = "inputs"  # each trains and sends its masked update
+    UNMASKING = "unmasking"  # those whose update came tell the shares that open the sum
+
+
 class UpdateStatus(StrEnum):
     """Life of one client's part of a round."""
 
@@ -107,6 +116,7 @@ class EventKind(StrEnum):
     UPDATE_ACCEPTED = "update_accepted"
     UPDATE_REFUSED = "update_refused"
     UPDATE_LATE = "update_late"  # it came after its round had closed
+    SECURE_STEP = "secure_step"  # the clients of a secure round go on to the next exchange
     ADAPTER_READY = "adapter_ready"
 
 

@@ -14,6 +14,7 @@ from backend.db.models.membership import Membership
 from backend.db.models.metric import Metric
 from backend.db.models.round import Round
 from backend.db.models.run import Run
+from backend.db.models.secure_session import SecureParty, SecureSession
 from backend.db.models.sign_in_failure import SignInFailure
 from backend.db.models.sign_in_ticket import SignInTicket
 from backend.db.models.token import Token
@@ -35,6 +36,8 @@ __all__ = [
     "Metric",
     "Round",
     "Run",
+    "SecureParty",
+    "SecureSession",
     "SignInFailure",
     "SignInTicket",
     "Token",
