@@ -86,6 +86,14 @@ class PrivacySettings(_Settings):
 
 NO_PRIVACY = PrivacySettings()
 
+SMALLEST_SUM = 3
+"""With two clients, each could take its own update off the sum and see the other's."""
+
+
+def threshold_of(settings: SecureAggregation, num_clients: int) -> int:
+    """How many of a round's clients must stay: as set, else two thirds, never below three."""
+    return settings.threshold or max(SMALLEST_SUM, -(-2 * num_clients // 3))
+
 
 def privacy_refusals(params: Params, privacy: PrivacySettings) -> list[str]:
     """Why this strategy cannot be protected in this way; whole sentences with the remedy."""

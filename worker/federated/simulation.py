@@ -19,7 +19,12 @@ from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.answers import answer_objective
 from worker.federated.objectives.objective import Objective
 from worker.federated.privacy.private import reproducible_key, with_noise
-from worker.federated.privacy.secure_strategy import Dropouts, SecurelyAggregated, nobody
+from worker.federated.privacy.secure_strategy import (
+    Dropouts,
+    SecurelyAggregated,
+    nobody,
+    simulated_opening,
+)
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.staleness import discounted
 from worker.federated.strategies.registry import build_strategy
@@ -182,7 +187,12 @@ def _protected(params: Params, privacy: PrivacySettings, dropouts: Dropouts) -> 
     strategy = with_noise(build_strategy(params), params, noise, reproducible_key)
     if privacy.secure_aggregation is None:
         return strategy
-    return SecurelyAggregated(strategy, params, privacy.secure_aggregation, dropouts)
+    return SecurelyAggregated(
+        strategy,
+        params,
+        privacy.secure_aggregation,
+        simulated_opening(privacy.secure_aggregation, dropouts),
+    )
 
 
 class _Member:

@@ -6,6 +6,7 @@ predicts noise can subtract it. ChaCha20 cannot be predicted without its key.
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -29,6 +30,20 @@ def keystream(key: bytes, num_bytes: int) -> bytearray:
 def derive_key(key: bytes, purpose: str) -> bytes:
     """A key for one purpose; keys of other purposes tell nothing about it."""
     return hashlib.blake2b(purpose.encode(), key=key, digest_size=KEY_BYTES).digest()
+
+
+def repeatable_random(root: bytes) -> Callable[[int], bytes]:
+    """Random bytes that follow from a secret root: who asks in the same order gets the same.
+
+    Args:
+        root: `KEY_BYTES` bytes that nobody else can guess, used for nothing else.
+    """
+    encryptor = Cipher(ChaCha20(root, bytes(16)), mode=None).encryptor()
+
+    def take(num_bytes: int) -> bytes:
+        return encryptor.update(bytes(num_bytes))
+
+    return take
 
 
 def gaussian(key: bytes, count: int) -> torch.Tensor:

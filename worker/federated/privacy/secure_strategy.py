@@ -8,23 +8,27 @@ Every client must hold the same entries of the same tensors: the sum of an entry
 client holds would be that client's value. With H2Tune that asks for equal ranks (or one sparsity
 for all) and equal module roles; depths, widths, families and tasks may differ.
 
-For simulations: here clients and server live in one process and exchange the protocol's messages;
-over HTTP, `backend` refuses runs that ask for it.
+How the sum is opened stands behind `Opening`: simulations run the whole protocol in one process
+(`simulated_opening`), the platform opens it from what clients have sent over HTTP.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from backend.contracts.params.h2tune import H2TuneParams
-from backend.contracts.params.heterotune import HeteroTuneParams
-from backend.contracts.privacy import SecureAggregation
-from backend.contracts.strategies import Params
+from backend.contracts.privacy import SMALLEST_SUM, SecureAggregation, threshold_of
+from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
-from worker.federated.privacy.secure_aggregation.exchange import Contribution, secure_mean
+from worker.federated.privacy.masked_update import flat_values, shaped
+from worker.federated.privacy.secure_aggregation.exchange import (
+    Contribution,
+    SecureMean,
+    secure_mean,
+)
 from worker.federated.privacy.secure_aggregation.fixed_point import FixedPoint
 from worker.federated.strategy import Strategy
 from worker.federated.types import (
@@ -37,11 +41,7 @@ from worker.federated.types import (
     Metrics,
     Refusal,
     ServerState,
-    Tensors,
 )
-
-SMALLEST_SUM = 3
-"""With two clients, each could take its own update off the sum and see the other's."""
 
 _TRUE_OF_A_MEAN = frozenset({"relative_change"})
 """Values of a report that do not look at single updates; the others would describe copies."""
@@ -55,9 +55,58 @@ def nobody(_round_number: int) -> Collection[str]:
     return ()
 
 
-def threshold_of(settings: SecureAggregation, num_clients: int) -> int:
-    """How many clients must stay: as set, else two thirds, and never fewer than three."""
-    return settings.threshold or max(SMALLEST_SUM, -(-2 * num_clients // 3))
+class Opening(Protocol):
+    """The sum of one round: takes the clients' parts in, and gives their mean and no part of it."""
+
+    def add(self, update: ClientUpdate, names: Sequence[str]) -> None:
+        """Takes one update in; `names` are those of its secret tensors, equal for all."""
+
+    def open(self) -> SecureMean:
+        """The mean of those who stayed, all secret tensors in one row.
+
+        Raises:
+            ProtocolError: too few stayed, or a value is out of the agreed range.
+        """
+
+
+Openings = Callable[[ServerState, int], Opening]
+"""Begins the sum of a round, by the state before it and its number."""
+
+
+def simulated_opening(settings: SecureAggregation, dropouts: Dropouts = nobody) -> Openings:
+    """The whole protocol in one process, whose messages go from hand to hand.
+
+    Args:
+        settings: of the run.
+        dropouts: who goes missing when; nobody by default.
+    """
+
+    def begin(state: ServerState, round_number: int) -> Opening:
+        tag = f"{state.meta.get('seed')}\x1f{round_number}"
+        return _InOneProcess(settings, tag, dropouts(round_number))
+
+    return begin
+
+
+class _InOneProcess:
+    def __init__(self, settings: SecureAggregation, tag: str, missing: Collection[str]) -> None:
+        self._settings = settings
+        self._tag = tag
+        self._missing = missing
+        self._contributions: dict[str, Contribution] = {}
+
+    def add(self, update: ClientUpdate, names: Sequence[str]) -> None:
+        values = flat_values([update.shared[name] for name in names])
+        self._contributions[update.client_id] = Contribution(values, update.num_examples)
+
+    def open(self) -> SecureMean:
+        return secure_mean(
+            self._contributions,
+            FixedPoint(self._settings.value_range),
+            threshold_of(self._settings, len(self._contributions)),
+            self._tag,
+            self._missing,
+        )
 
 
 class SecurelyAggregated:
@@ -67,7 +116,7 @@ class SecurelyAggregated:
         inner: made from `params`.
         params: of the strategy.
         settings: of the run.
-        dropouts: who goes missing when; nobody by default.
+        openings: how sums are opened.
     """
 
     def __init__(
@@ -75,12 +124,12 @@ class SecurelyAggregated:
         inner: Strategy,
         params: Params,
         settings: SecureAggregation,
-        dropouts: Dropouts = nobody,
+        openings: Openings,
     ) -> None:
         self.inner = inner
         self.params = params
         self.settings = settings
-        self._dropouts = dropouts
+        self._openings = openings
 
     def check(self, federation: FederationSpec) -> list[Refusal]:
         """Besides what the wrapped strategy refuses: too few clients, or entries of one alone."""
@@ -113,24 +162,25 @@ class SecurelyAggregated:
             ProtocolError: too few stayed, or a value is out of the agreed range.
             InvalidUpdateError: clients send different tensors, or the wrapped strategy refuses.
         """
-        present = list(updates)
-        self._require_alike(present)
-        names = secret_names(self.params, present[0].shared)
-        round_number = present[0].round_number
-        mean = secure_mean(
-            {
-                update.client_id: Contribution(
-                    torch.cat([update.shared[n].double().flatten() for n in names]).numpy(),
-                    update.num_examples,
-                )
-                for update in present
-            },
-            FixedPoint(self.settings.value_range),
-            threshold_of(self.settings, len(federation.clients)),
-            f"{state.meta.get('seed')}\x1f{round_number}",
-            self._dropouts(round_number),
+        present: list[ClientUpdate] = []  # without what is secret
+        shapes: dict[str, torch.Size] = {}
+        names: list[str] = []
+        opening: Opening | None = None
+        for update in updates:
+            if opening is None:
+                opening = self._openings(state, update.round_number)
+                names = secret_names(self.params, update.shared)
+                shapes = {name: tensor.shape for name, tensor in update.shared.items()}
+            _require_alike(update, shapes, present)
+            opening.add(update, names)
+            public = {name: t for name, t in update.shared.items() if name not in names}
+            present.append(replace(update, shared=public))
+        if opening is None:
+            raise InvalidUpdateError("No client sent an update: a round needs at least one.")
+        mean = opening.open()
+        opened = shaped(
+            torch.from_numpy(mean.values).float(), {name: shapes[name] for name in names}
         )
-        opened = _shaped(torch.from_numpy(mean.values), names, present[0].shared)
         survivors = (
             replace(update, shared={**update.shared, **opened})
             for update in present
@@ -138,7 +188,7 @@ class SecurelyAggregated:
         )
         next_state, report = self.inner.aggregate(state, federation, survivors)
         values = {name: v for name, v in report.values.items() if name in _TRUE_OF_A_MEAN}
-        values["num_dropouts"] = float(len(present) - len(mean.survivors))
+        values["num_dropouts"] = float(mean.num_dropouts)
         values["rounding_error_bound"] = mean.error_bound
         return next_state, AggregationReport(report.num_clients, values)
 
@@ -164,18 +214,16 @@ class SecurelyAggregated:
             if entries != held[0]
         ]
 
-    def _require_alike(self, updates: Sequence[ClientUpdate]) -> None:
-        if not updates:
-            raise InvalidUpdateError("No client sent an update: a round needs at least one.")
-        first = updates[0]
-        expected = {name: tensor.shape for name, tensor in first.shared.items()}
-        for update in updates[1:]:
-            if {name: tensor.shape for name, tensor in update.shared.items()} != expected:
-                raise InvalidUpdateError(
-                    f"The updates of {first.client_id!r} and {update.client_id!r} differ in names "
-                    "or shapes, so they cannot be added up behind masks: give the clients equal "
-                    "ranks, or leave secure aggregation out."
-                )
+
+def _require_alike(
+    update: ClientUpdate, shapes: Mapping[str, torch.Size], before: Sequence[ClientUpdate]
+) -> None:
+    if {name: tensor.shape for name, tensor in update.shared.items()} != shapes:
+        raise InvalidUpdateError(
+            f"The updates of {before[0].client_id!r} and {update.client_id!r} differ in names or "
+            "shapes, so they cannot be added up behind masks: give the clients equal ranks, or "
+            "leave secure aggregation out."
+        )
 
 
 def _held(params: Params, client: ClientSpec) -> tuple[object, ...]:
@@ -195,11 +243,3 @@ def _described(client: ClientSpec) -> str:
         f"rank {client.lora_rank}, {client.architecture.num_layers} layers, "
         f"{', '.join(sorted(client.modules))}"
     )
-
-
-def _shaped(values: torch.Tensor, names: Sequence[str], like: Tensors) -> Tensors:
-    parts = torch.split(values, [like[name].numel() for name in names])
-    return {
-        name: part.view(like[name].shape).to(like[name].dtype)
-        for name, part in zip(names, parts, strict=True)
-    }

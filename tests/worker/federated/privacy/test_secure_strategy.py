@@ -15,20 +15,22 @@ from backend.contracts.params.lora import (
     FlexLoraParams,
     LocalOnlyParams,
 )
-from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, SecureAggregation
+from backend.contracts.privacy import (
+    DifferentialPrivacy,
+    PrivacySettings,
+    SecureAggregation,
+    threshold_of,
+)
 from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError, InvalidUpdateError
 from worker.federated.privacy.secure_aggregation.errors import ProtocolError
-from worker.federated.privacy.secure_strategy import (
-    SecurelyAggregated,
-    nobody,
-    threshold_of,
-)
+from worker.federated.privacy.secure_strategy import SecurelyAggregated, simulated_opening
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.registry import build_strategy
+from worker.federated.strategy import Strategy
 from worker.federated.types import FederationSpec
 
 H2TUNE = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
@@ -92,9 +94,9 @@ def test_who_goes_missing_is_left_out_as_if_it_had_never_trained() -> None:
     clients = alike()
     state = strategy.init_state(federation_of(clients), 0)
     updates = run_round(strategy, state, clients, 1, CONFIG)
-    secure = SecurelyAggregated(
-        strategy, H2TUNE, SecureAggregation(value_range=4.0), lambda number: ["b"]
-    )
+    settings = SecureAggregation(value_range=4.0)
+    opening = simulated_opening(settings, lambda number: ["b"])
+    secure = SecurelyAggregated(strategy, H2TUNE, settings, opening)
     opened, report = secure.aggregate(state, federation_of(clients), iter(updates))
     without_b = [update for update in updates if update.client_id != "b"]
     plain, _ = strategy.aggregate(state, federation_of(clients), iter(without_b))
@@ -168,8 +170,13 @@ def test_every_linear_strategy_gives_the_plain_result_up_to_rounding(params: Par
     assert largest_difference(secure, plain) < 3 * STEP / 2 + 1e-7
 
 
+def protected(strategy: Strategy, params: Params) -> SecurelyAggregated:
+    settings = SecureAggregation()
+    return SecurelyAggregated(strategy, params, settings, simulated_opening(settings))
+
+
 def refusals(params: Params, clients: list[SimulatedClient]) -> dict[str, str]:
-    strategy = SecurelyAggregated(build_strategy(params), params, SecureAggregation(), nobody)
+    strategy = protected(build_strategy(params), params)
     return {r.client_id: r.reason for r in strategy.check(federation_of(clients))}
 
 
@@ -187,9 +194,7 @@ def test_entries_of_one_client_alone_are_refused() -> None:
 
 def test_two_clients_are_too_few() -> None:
     assert "needs 3 clients, this federation has 2" in refusals(H2TUNE, alike()[:2])["a"]
-    assert SecurelyAggregated(
-        H2Tune(H2TUNE), H2TUNE, SecureAggregation(), nobody
-    ).check(FederationSpec(8, ())) == []  # fmt: skip
+    assert protected(H2Tune(H2TUNE), H2TUNE).check(FederationSpec(8, ())) == []
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ def test_updates_that_differ_in_shape_are_refused() -> None:
     updates = run_round(strategy, state, clients, 1, training(local_steps=0))
     shorter = {name: tensor[:1] for name, tensor in updates[1].shared.items()}
     updates[1] = replace(updates[1], shared=shorter)
-    secure = SecurelyAggregated(strategy, H2TUNE, SecureAggregation(), nobody)
+    secure = protected(strategy, H2TUNE)
     with pytest.raises(InvalidUpdateError, match="'a' and 'b' differ in names or shapes"):
         secure.aggregate(state, federation_of(clients), iter(updates))
     with pytest.raises(InvalidUpdateError, match="No client"):

@@ -1,4 +1,4 @@
-"""One round of the protocol from keys to the opened mean, with all clients in one process."""
+"""From keys to the opened mean: a whole round in one process, and the parts real rounds share."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,18 @@ class SecureMean:
 
     values: npt.NDArray[np.float64]  # weighted mean over the survivors, (num_values,)
     survivors: tuple[str, ...]
+    num_dropouts: int  # clients that announced keys, and whose input did not come
     error_bound: float  # largest possible deviation of a value from the exact mean
+
+
+def public_shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """p_i = weight / sum of all weights, by client id: what inputs are multiplied by.
+
+    Args:
+        weights: of everybody on the roster, above 0.
+    """
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def secure_mean(
@@ -50,8 +61,7 @@ def secure_mean(
     Raises:
         ProtocolError: too few stay, or a value is outside the grid's range.
     """
-    total_weight = sum(contribution.weight for contribution in contributions.values())
-    shares = {name: c.weight / total_weight for name, c in contributions.items()}
+    shares = public_shares({name: part.weight for name, part in contributions.items()})
     clients = {name: SecureClient(name, threshold, round_tag) for name in contributions}
     num_values = max(len(contribution.values) for contribution in contributions.values())
     server = SecureServer(threshold, round_tag, num_values)
@@ -67,6 +77,25 @@ def secure_mean(
     survivors = server.survivors()
     for name in present:
         server.add_revealed(clients[name].reveal(survivors))
+    return opened_mean(server, grid, shares)
+
+
+def opened_mean(server: SecureServer, grid: FixedPoint, shares: Mapping[str, float]) -> SecureMean:
+    """The weighted mean, once all four steps are done.
+
+    Args:
+        server: holds everything that clients sent.
+        grid: on which they encoded their values.
+        shares: as `public_shares` gives them.
+
+    Raises:
+        ProtocolError: too few clients answered, or what they told opens nothing.
+    """
+    survivors = server.survivors()
     kept = sum(shares[name] for name in survivors)
-    mean = grid.decode(server.total()) / kept
-    return SecureMean(mean, tuple(survivors), len(survivors) * grid.step / 2 / kept)
+    return SecureMean(
+        values=grid.decode(server.total()) / kept,
+        survivors=tuple(survivors),
+        num_dropouts=len(shares) - len(survivors),
+        error_bound=len(survivors) * grid.step / 2 / kept,
+    )
