@@ -1,6 +1,7 @@
 """Small secrets that must be read again, such as those of second factors: sealed, never plain."""
 
 import base64
+import contextlib
 import os
 import secrets
 from functools import lru_cache
@@ -61,10 +62,8 @@ def _own_key(path: Path) -> bytes:
     fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     fresh.touch(mode=0o600)
     fresh.write_text(secrets.token_urlsafe(32), encoding="utf-8")
-    try:
-        os.link(fresh, path)  # atomic, and never over an existing one
-    except FileExistsError:
-        pass  # it is there already, and it is the one that counts
-    finally:
-        fresh.unlink()
+    # Atomic, and never over an existing one: that is the one that counts.
+    with contextlib.suppress(FileExistsError):
+        os.link(fresh, path)
+    fresh.unlink()
     return path.read_bytes()

@@ -8,7 +8,6 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
-from backend.contracts.strategies import describe_strategies
 from tests.backend.comparisons.comparing import (
     ARMS,
     complete,
@@ -289,11 +288,9 @@ def test_markdown_is_a_report(operator: Caller, finished: dict[str, Any]) -> Non
 def test_arms_in_groups_say_so_in_every_table(
     operator: Caller, federation: dict[str, Any], finished: dict[str, Any]
 ) -> None:
-    grouping = grouped_strategy()
-    if grouping is None:
-        pytest.skip("no strategy can share inside groups yet")
+    grouping = {"name": "fedit", "group_by": "architecture"}
     comparison = make_comparison(operator, federation, arms=[{"strategy": grouping}], seeds=[0])
-    title = f"{grouping['name']} (in groups)"
+    title = "fedit (in groups)"
     assert results_of(operator, comparison)["arms"][0]["title"] == title
     report = operator.get(f"/comparisons/{comparison['id']}/results.md").text
     escaped = title.replace("_", "\\_")
@@ -302,14 +299,6 @@ def test_arms_in_groups_say_so_in_every_table(
         io.StringIO(operator.get(f"/comparisons/{comparison['id']}/results.csv").text)
     )
     assert {row["title"] for row in rows} == {title}
-
-
-def grouped_strategy() -> dict[str, Any] | None:
-    """A strategy that can share inside groups, told to do so."""
-    for info in describe_strategies():
-        if "group_by" in dict(info.params_schema["properties"]):  # type: ignore[call-overload]
-            return {"name": info.name.value, "group_by": "architecture"}
-    return None
 
 
 def test_looking_changes_nothing(viewer: Caller, finished: dict[str, Any], engine: Any) -> None:

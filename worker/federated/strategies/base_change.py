@@ -8,17 +8,26 @@ by side, without rounding, until its rank reaches what the shape of W can need; 
 factors are recomputed without loss.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from worker.federated.client_round import below, take
+from backend.contracts.metrics import MetricName
+from worker.federated.client_round import Stopwatch, below, take
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.low_rank import LowRank, compact, factors_of, joined, products_of
+from worker.federated.seeds import derive_seed
+from worker.federated.strategies.lora_client import load_lora, lora_update, train_lora
 from worker.federated.strategies.lora_exchange import factor_specs
-from worker.federated.types import ClientPlan, LocalClient, ServerState, Tensors
+from worker.federated.types import ClientPlan, ClientUpdate, LocalClient, ServerState, Tensors
 from worker.federated.wire import require_tensors
 
 HOLDERS = "holders"
 """In the state's `meta`: clients whose store has all of C but what the last round added."""
+
+NUM_CHANGES = "num_changes"
+"""In the state's `meta` and in plans: how many rounds have added to C.
+
+Not the round's number less one: a group of which no client was drawn adds nothing in that round.
+"""
 
 
 def grown(
@@ -41,7 +50,13 @@ def grown(
         **below("earlier", factors_of(earlier)),
         **below("latest", factors_of({role: compact(p) for role, p in latest.items()})),
     }
-    return ServerState(tensors, {**state.meta, HOLDERS: sorted(senders)})
+    meta = {HOLDERS: sorted(senders), NUM_CHANGES: state.meta.get(NUM_CHANGES, 0) + 1}
+    return ServerState(tensors, {**state.meta, **meta})
+
+
+def settings_of(state: ServerState) -> dict[str, int]:
+    """What a plan says about C, so that a client sees whether its store lacks a part."""
+    return {NUM_CHANGES: state.meta.get(NUM_CHANGES, 0)}
 
 
 def outgoing(state: ServerState, client_id: str) -> Tensors:
@@ -55,7 +70,7 @@ def outgoing(state: ServerState, client_id: str) -> Tensors:
 
 
 def base_change(plan: ClientPlan, client: LocalClient) -> dict[str, LowRank]:
-    """All of C by role; empty in the first round.
+    """All of C by role; empty before anything was added.
 
     Raises:
         InvalidUpdateError: tensors do not fit the model, or the client's store lacks its part.
@@ -70,12 +85,39 @@ def base_change(plan: ClientPlan, client: LocalClient) -> dict[str, LowRank]:
     kept = take("base", client.private)
     if kept:
         _require(kept, client, f"the store of client {plan.client_id!r}")
-    elif plan.round_number > 2:
+    elif plan.settings.get(NUM_CHANGES, 0) > 1:
         raise InvalidUpdateError(
-            f"The store of client {plan.client_id!r} lacks the changes of the base model from the "
-            f"rounds before {plan.round_number - 1}: restore the store, or start a new run."
+            f"The store of client {plan.client_id!r} lacks the changes of the base model from "
+            "earlier rounds: restore the store, or start a new run."
         )
     return _sum(kept, latest)
+
+
+def train_fresh(
+    plan: ClientPlan,
+    client: LocalClient,
+    change_of: Callable[[ClientPlan, LocalClient], dict[str, LowRank]],
+) -> ClientUpdate:
+    """A round of strategies that add all of C to the base model and train new factors beside it.
+
+    Args:
+        plan: of this round.
+        client: who trains.
+        change_of: finds C, `base_change` or what reads another form of travelling first.
+
+    Raises:
+        InvalidUpdateError: see `base_change`.
+        UnsupportedModelError: the base weights are quantised.
+    """
+    watch = Stopwatch()
+    with watch.measure(MetricName.SECONDS_LOAD):
+        change = change_of(plan, client)
+        seed = derive_seed(plan.seed, plan.client_id, plan.round_number, "factors")
+        lora = load_lora(plan, client, seed=seed)
+        lora.add_to_base(change)
+    trained = train_lora(plan, client, lora, watch)
+    private = {**kept_change(change), **below("moments", trained.head_moments)}
+    return lora_update(plan, client, lora, trained, shared=lora.stacked(), private=private)
 
 
 def kept_change(change: Mapping[str, LowRank]) -> Tensors:

@@ -27,11 +27,17 @@ from backend.contracts.params.lora import FedExLoraParams
 from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import difference, joined, norm, products_of, truncated
-from worker.federated.strategies.base_change import base_change, grown, kept_change, outgoing
+from worker.federated.strategies.base_change import (
+    base_change,
+    grown,
+    kept_change,
+    outgoing,
+    settings_of,
+)
 from worker.federated.strategies.lora_client import (
     deliver_lora,
-    load_lora,
     load_products,
+    load_received,
     lora_update,
     received_factors,
     train_lora,
@@ -81,15 +87,21 @@ class FedExLora:
         def tensors(client: ClientSpec) -> Tensors:
             return {**_factors(state), **outgoing(state, client.client_id)}
 
-        return make_plans(state, federation, round_number, deliver=deliver, tensors=tensors)
+        return make_plans(
+            state,
+            federation,
+            round_number,
+            deliver=deliver,
+            tensors=tensors,
+            settings=settings_of(state),
+        )
 
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         """Adds the residuals to the base model, trains A and B, and sends both."""
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
             change = base_change(plan, client)
-            lora = load_lora(plan, client)
-            lora.put(received_factors(plan, client, client.spec.lora_rank))
+            lora = load_received(plan, client)
             lora.add_to_base(change)
         trained = train_lora(plan, client, lora, watch)
         private = {**kept_change(change), **below("moments", trained.moments)}
@@ -99,7 +111,10 @@ class FedExLora:
         """Writes the common factors and all residuals, side by side, as the client's adapter."""
         factors = products_of(received_factors(plan, client, client.spec.lora_rank))
         change = base_change(plan, client)
-        parts = {role: joined([p, change[role]]) for role, p in factors.items()}
+        parts = {
+            role: joined([product, change[role]]) if change else product
+            for role, product in factors.items()
+        }
         return deliver_lora(client, load_products(plan, client, parts), folder)
 
     def aggregate(

@@ -28,11 +28,9 @@ from worker.federated.client_round import Stopwatch, below, relative_change
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import difference, norm, products_of
 from worker.federated.strategies.lora_client import (
-    LoraModel,
     deliver_lora,
-    load_lora,
+    load_received,
     lora_update,
-    received_factors,
     train_lora,
 )
 from worker.federated.strategies.lora_exchange import (
@@ -90,14 +88,14 @@ class FedIt:
         """Trains A and B from the common factors on, and sends both."""
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
-            lora = _load(plan, client)
+            lora = load_received(plan, client)
         trained = train_lora(plan, client, lora, watch)
         private = below("moments", trained.moments)
         return lora_update(plan, client, lora, trained, shared=lora.stacked(), private=private)
 
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Writes the common factors as the client's adapter."""
-        return deliver_lora(client, _load(plan, client), folder)
+        return deliver_lora(client, load_received(plan, client), folder)
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -115,12 +113,6 @@ class FedIt:
             "cross_term_error": missed / size if size > 0 else 0.0,
         }
         return ServerState(factors, state.meta), AggregationReport(mean.num_clients, values)
-
-
-def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
-    lora = load_lora(plan, client)
-    lora.put(received_factors(plan, client, client.spec.lora_rank))
-    return lora
 
 
 def _some_layers(stacked: Tensors) -> Tensors:

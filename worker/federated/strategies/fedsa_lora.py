@@ -16,21 +16,18 @@ from pathlib import Path
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import FedSaLoraParams
-from worker.federated.client_round import Stopwatch, below, relative_change, snapshot, take
+from worker.federated.client_round import Stopwatch, below, snapshot, take
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.strategies.lora_client import (
     LoraModel,
     deliver_lora,
-    load_lora,
+    load_received,
     lora_update,
-    received_factors,
     store_of,
     train_lora,
 )
 from worker.federated.strategies.lora_exchange import (
-    WeightedMean,
-    accepted,
-    factor_specs,
+    averaged_letter,
     make_plans,
     start_factors,
 )
@@ -89,18 +86,10 @@ class FedSaLora:
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
     ) -> tuple[ServerState, AggregationReport]:
         """A <- sum_i p_i A_i."""
-        mean = WeightedMean()
-        for _, update in accepted(
-            updates, federation, lambda client, _: factor_specs(client, client.lora_rank, "A")
-        ):
-            mean.add(update.num_examples, update.shared)
-        factors = mean.result()
-        values = {"relative_change": relative_change(state.tensors, factors)}
-        return ServerState(factors, state.meta), AggregationReport(mean.num_clients, values)
+        return averaged_letter(state, federation, updates, "A")
 
 
 def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
-    lora = load_lora(plan, client)
-    lora.put(received_factors(plan, client, client.spec.lora_rank, "A"))
+    lora = load_received(plan, client, letters="A")
     lora.restore(take("factors", client.private), "B", store_of(plan))
     return lora

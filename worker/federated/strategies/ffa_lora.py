@@ -17,20 +17,17 @@ from pathlib import Path
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import FfaLoraParams
-from worker.federated.client_round import Stopwatch, below, relative_change
+from worker.federated.client_round import Stopwatch, below
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.strategies.lora_client import (
     LoraModel,
     deliver_lora,
-    load_lora,
+    load_received,
     lora_update,
-    received_factors,
     train_lora,
 )
 from worker.federated.strategies.lora_exchange import (
-    WeightedMean,
-    accepted,
-    factor_specs,
+    averaged_letter,
     make_plans,
     start_factors,
 )
@@ -86,19 +83,10 @@ class FfaLora:
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
     ) -> tuple[ServerState, AggregationReport]:
         """B <- sum_i p_i B_i."""
-        mean = WeightedMean()
-        for _, update in accepted(
-            updates, federation, lambda client, _: factor_specs(client, client.lora_rank, "B")
-        ):
-            mean.add(update.num_examples, update.shared)
-        factors = mean.result()
-        values = {"relative_change": relative_change(state.tensors, factors)}
-        return ServerState(factors, state.meta), AggregationReport(mean.num_clients, values)
+        return averaged_letter(state, federation, updates, "B")
 
 
 def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
-    rank = client.spec.lora_rank
-    lora = load_lora(plan, client)
-    lora.put(start_factors(client.spec, rank, plan.seed, "A"))
-    lora.put(received_factors(plan, client, rank, "B"))
+    lora = load_received(plan, client, letters="B")
+    lora.put(start_factors(client.spec, client.spec.lora_rank, plan.seed, "A"))
     return lora

@@ -33,11 +33,9 @@ from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import LowRank, factors_of, norm, padded, products_of, truncated
 from worker.federated.strategies.leading import leading, rank_of
 from worker.federated.strategies.lora_client import (
-    LoraModel,
     deliver_lora,
-    load_lora,
+    load_received,
     lora_update,
-    received_factors,
     train_lora,
 )
 from worker.federated.strategies.lora_exchange import (
@@ -91,14 +89,14 @@ class FlexLora:
         """Trains A and B from the received directions on, and sends both."""
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
-            lora = _load(plan, client)
+            lora = load_received(plan, client)
         trained = train_lora(plan, client, lora, watch)
         private = below("moments", trained.head_moments)
         return lora_update(plan, client, lora, trained, shared=lora.stacked(), private=private)
 
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Writes the closest adapter of the client's rank."""
-        return deliver_lora(client, _load(plan, client), folder)
+        return deliver_lora(client, load_received(plan, client), folder)
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -132,9 +130,3 @@ def closest(products: Mapping[str, LowRank], rank: int) -> dict[str, LowRank]:
 def _share(factors: Tensors, size: float) -> float:
     """Norm of a truncated SVD by that of the whole, in [0, 1]; 1 where there is nothing to lose."""
     return min(1.0, norm(products_of(factors).values()) / size) if size > 0 else 1.0
-
-
-def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
-    lora = load_lora(plan, client)
-    lora.put(received_factors(plan, client, client.spec.lora_rank))
-    return lora

@@ -19,20 +19,17 @@ min(in, out). Needs base weights that are not quantised.
 from collections.abc import Iterable
 from pathlib import Path
 
-from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import FloraParams
-from worker.federated.client_round import Stopwatch, below
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import norm
-from worker.federated.seeds import derive_seed
-from worker.federated.strategies.base_change import base_change, grown, kept_change, outgoing
-from worker.federated.strategies.lora_client import (
-    deliver_lora,
-    load_lora,
-    load_products,
-    lora_update,
-    train_lora,
+from worker.federated.strategies.base_change import (
+    base_change,
+    grown,
+    outgoing,
+    settings_of,
+    train_fresh,
 )
+from worker.federated.strategies.lora_client import deliver_lora, load_products
 from worker.federated.strategies.lora_exchange import (
     ProductSum,
     accepted,
@@ -75,19 +72,12 @@ class Flora:
             round_number,
             deliver=deliver,
             tensors=lambda client: outgoing(state, client.client_id),
+            settings=settings_of(state),
         )
 
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         """Adds what was learned so far to the base model, and trains and sends fresh factors."""
-        watch = Stopwatch()
-        with watch.measure(MetricName.SECONDS_LOAD):
-            change = base_change(plan, client)
-            seed = derive_seed(plan.seed, plan.client_id, plan.round_number, "factors")
-            lora = load_lora(plan, client, seed=seed)
-            lora.add_to_base(change)
-        trained = train_lora(plan, client, lora, watch)
-        private = {**kept_change(change), **below("moments", trained.head_moments)}
-        return lora_update(plan, client, lora, trained, shared=lora.stacked(), private=private)
+        return train_fresh(plan, client, base_change)
 
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Writes all that was added to the base model as the client's adapter."""

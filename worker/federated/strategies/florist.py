@@ -31,20 +31,18 @@ from pathlib import Path
 
 import torch
 
-from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import FloristParams
-from worker.federated.client_round import Stopwatch, below, take
+from worker.federated.client_round import below, take
 from worker.federated.compatibility import refuse_unequal
 from worker.federated.low_rank import LowRank, factors_of, norm, products_of, spectrum
-from worker.federated.seeds import derive_seed
-from worker.federated.strategies.base_change import base_change, grown, kept_change, outgoing
-from worker.federated.strategies.lora_client import (
-    deliver_lora,
-    load_lora,
-    load_products,
-    lora_update,
-    train_lora,
+from worker.federated.strategies.base_change import (
+    base_change,
+    grown,
+    outgoing,
+    settings_of,
+    train_fresh,
 )
+from worker.federated.strategies.lora_client import deliver_lora, load_products
 from worker.federated.strategies.lora_exchange import (
     ProductSum,
     accepted,
@@ -89,23 +87,16 @@ class Florist:
             round_number,
             deliver=deliver,
             tensors=lambda client: _ragged(outgoing(state, client.client_id)),
+            settings=settings_of(state),
         )
 
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         """Adds what was learned so far to the base model, and trains and sends fresh factors."""
-        watch = Stopwatch()
-        with watch.measure(MetricName.SECONDS_LOAD):
-            change = base_change(_even(plan, client), client)
-            seed = derive_seed(plan.seed, plan.client_id, plan.round_number, "factors")
-            lora = load_lora(plan, client, seed=seed)
-            lora.add_to_base(change)
-        trained = train_lora(plan, client, lora, watch)
-        private = {**kept_change(change), **below("moments", trained.head_moments)}
-        return lora_update(plan, client, lora, trained, shared=lora.stacked(), private=private)
+        return train_fresh(plan, client, _base_change)
 
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """Writes all that was added to the base model as the client's adapter."""
-        lora = load_products(plan, client, base_change(_even(plan, client), client))
+        lora = load_products(plan, client, _base_change(plan, client))
         return deliver_lora(client, lora, folder)
 
     def aggregate(
@@ -172,6 +163,10 @@ def _ragged(tensors: Tensors) -> Tensors:
             travelling[f"latest/A/{role}/{layer}"] = a[carries]
             travelling[f"latest/B/{role}/{layer}"] = b[:, carries]
     return travelling
+
+
+def _base_change(plan: ClientPlan, client: LocalClient) -> dict[str, LowRank]:
+    return base_change(_even(plan, client), client)
 
 
 def _even(plan: ClientPlan, client: LocalClient) -> ClientPlan:

@@ -41,9 +41,8 @@ from worker.federated.strategies.leading import leading, rank_of
 from worker.federated.strategies.lora_client import (
     LoraModel,
     deliver_lora,
-    load_lora,
+    load_received,
     lora_update,
-    received_factors,
     train_lora,
 )
 from worker.federated.strategies.lora_exchange import (
@@ -206,8 +205,4 @@ class Tail:
 
 def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
     """The model with the plan's components, whose rank may be below the client's own."""
-    rank = rank_of(plan.tensors)
-    received = received_factors(plan, client, max(rank, 1))
-    lora = load_lora(plan, client, rank=rank)
-    lora.put(received)
-    return lora
+    return load_received(plan, client, rank=max(rank_of(plan.tensors), 1))

@@ -233,6 +233,27 @@ def load_lora(
     return lora
 
 
+def load_received(
+    plan: ClientPlan, client: LocalClient, *, rank: int | None = None, letters: Letters = "AB"
+) -> LoraModel:
+    """The client's model with the plan's factors as its adapter; letters not received are fresh.
+
+    Args:
+        plan: of this round, with stacked factors.
+        client: whose model; it is changed in place.
+        rank: of the factors; None: the client's own.
+        letters: which factors the plan has.
+
+    Raises:
+        InvalidUpdateError: a factor is missing, unknown, misshaped or not finite.
+    """
+    rank = client.spec.lora_rank if rank is None else rank
+    received = received_factors(plan, client, rank, letters)
+    lora = load_lora(plan, client, rank=rank)
+    lora.put(received)
+    return lora
+
+
 def train_lora(
     plan: ClientPlan,
     client: LocalClient,
@@ -335,10 +356,11 @@ def load_products(
     """A client's model with given updates as its adapter, of the rank that the largest one needs.
 
     This is how strategies deliver: what is measured is what is written, whatever the base model's
-    storage or dtype, because nothing is added to its weights.
+    storage or dtype, because nothing is added to its weights. Of no updates comes an adapter that
+    changes nothing.
     """
-    rank = max(product.rank for product in products.values())
-    lora = load_lora(plan, client, rank=rank)
+    rank = max((product.rank for product in products.values()), default=0)
+    lora = load_lora(plan, client, rank=max(rank, 1))
     lora.put(factors_of(products))
     return lora
 

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import torch
 
 from backend.contracts.enums import RoundKind
+from worker.federated.client_round import relative_change
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.low_rank import LowRank, compact, joined, products_of
 from worker.federated.seeds import generator
 from worker.federated.types import (
+    AggregationReport,
     ClientPlan,
     ClientSpec,
     ClientUpdate,
@@ -138,6 +140,33 @@ class WeightedMean:
     def result(self) -> Tensors:
         """The mean, fp32; empty if nobody was added."""
         return {name: (total / self._weight).float() for name, total in self._sums.items()}
+
+
+def averaged_letter(
+    state: ServerState,
+    federation: FederationSpec,
+    updates: Iterable[ClientUpdate],
+    letter: Literal["A", "B"],
+) -> tuple[ServerState, AggregationReport]:
+    """The next state of strategies that share one factor only: X <- sum_i p_i X_i.
+
+    Args:
+        state: with the common factor of the last round.
+        federation: whose clients have equal shapes.
+        updates: with one factor each.
+        letter: which one.
+
+    Raises:
+        InvalidUpdateError: see `accepted`.
+    """
+    mean = WeightedMean()
+    for _, update in accepted(
+        updates, federation, lambda client, _: factor_specs(client, client.lora_rank, letter)
+    ):
+        mean.add(update.num_examples, update.shared)
+    factors = mean.result()
+    values = {"relative_change": relative_change(state.tensors, factors)}
+    return ServerState(factors, state.meta), AggregationReport(mean.num_clients, values)
 
 
 class ProductSum:

@@ -17,6 +17,7 @@ from backend.contracts.params.lora import (
     FedSaLoraParams,
     FfaLoraParams,
     FloraParams,
+    FloristParams,
 )
 from backend.contracts.strategies import Params
 from tests.worker.federated.strategies.rounds import (
@@ -258,6 +259,21 @@ def test_who_missed_a_round_gets_all_changes_of_the_base(params: Params, tmp_pat
     assert take("earlier", absent.tensors)
     loaded = [run.deliver(client, tmp_path / client.client_id) for client in clients]
     torch.testing.assert_close(logits(loaded[1]), logits(loaded[0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("params", [FedExLoraParams(), FloraParams(), FloristParams()])
+def test_rounds_of_which_a_group_sees_nothing_are_no_lost_changes(
+    params: Params, tmp_path: Path
+) -> None:
+    run = Run(params, pair("llama"))
+    before = run.deliver(run.clients[0], tmp_path / "before")
+    torch.testing.assert_close(logits(before), logits(at_work(run.clients[0], QUICK).model))
+    run.number = 2  # as where sampling drew other groups only
+    run.round()
+    run.round()
+    run.round()
+    learned = logits(run.deliver(run.clients[0], tmp_path / "after"))
+    assert float((learned - logits(before)).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("params", [FedExLoraParams(), FloraParams()])
