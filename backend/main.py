@@ -29,7 +29,7 @@ from backend.runs.control_routes import router as run_control
 from backend.runs.routes import router as runs
 from backend.sessions.routes import router as sessions
 from backend.settings import Settings, get_settings
-from backend.storage import open_blob_store
+from backend.storage import open_blob_store, open_direct_transfers
 from backend.strategies.routes import router as strategies
 from backend.updates.routes import router as agent
 from backend.users.routes import router as users
@@ -111,6 +111,7 @@ def _connection(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextM
         engine = create_database_engine(database_url)
         app.state.session_factory = create_session_factory(engine)
         app.state.blob_store = open_blob_store(blob_url)
+        app.state.direct_transfers = open_direct_transfers(settings)
         yield
         if settings.redis_url is not None:
             await app.state.limits_pool.aclose()

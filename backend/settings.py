@@ -90,6 +90,19 @@ class Settings(BaseSettings):
     garbage_interval_hours: float = Field(
         1.0, gt=0, description="how often the sweep removes stored bytes that nothing needs"
     )
+    presigned_urls: bool = Field(
+        False,
+        description="clients send long shared matrices to S3 and fetch blobs from it by "
+        "themselves, with signed addresses; without effect where BLOB_URL is a folder",
+    )
+    presigned_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/]+/?$",
+        description="of S3, as clients reach it; empty: AWS_ENDPOINT_URL, as this program does",
+    )
+    presigned_seconds: int = Field(
+        900, ge=1, le=7 * 86_400, description="how long a signed address counts"
+    )
     blob_patience_seconds: float = Field(
         120.0, ge=0, description="a job waits this long for a blob store that is away"
     )

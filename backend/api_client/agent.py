@@ -48,11 +48,12 @@ class AgentWork:
     def upload_shared(self, client_update_id: UUID, fence: int, content: bytes) -> SharedReceipt:
         """Send the shared matrices; they count once `finish` names their hash.
 
-        What is longer than a piece goes piece by piece, from where an earlier call for the same
-        bytes broke off, in this process or another. Sending them twice is harmless.
+        What is longer than a piece goes to the platform's blob store by itself where it may; else
+        piece by piece, from where an earlier call for the same bytes broke off, in this process or
+        another. Sending them twice is harmless.
         """
         if len(content) > PIECE_BYTES:
-            return self._upload_in_pieces(client_update_id, fence, content)
+            return self._upload_long(client_update_id, fence, content)
         return self._transport.put_bytes(
             f"/agent/updates/{client_update_id}/shared?fence={fence}",
             SharedReceipt,
@@ -60,14 +61,17 @@ class AgentWork:
             SHARED_MEDIA_TYPE,
         )
 
-    def _upload_in_pieces(
-        self, client_update_id: UUID, fence: int, content: bytes
-    ) -> SharedReceipt:
+    def _upload_long(self, client_update_id: UUID, fence: int, content: bytes) -> SharedReceipt:
         sha256 = hashlib.sha256(content).hexdigest()
         uploads = f"/agent/updates/{client_update_id}/uploads"
         start = UploadStart(fence=fence, sha256=sha256, size_bytes=len(content))
         state = self._transport.post(uploads, UploadState, start)
-        while state.offset < len(content):
+        is_sent = (
+            state.direct is not None
+            and state.offset == 0
+            and self._transport.direct.put(state.direct.url, content, SHARED_MEDIA_TYPE)
+        )
+        while not is_sent and state.offset < len(content):
             piece = content[state.offset : state.offset + state.piece_bytes]
             headers = {"Content-Type": PIECE_MEDIA_TYPE, "Upload-Offset": str(state.offset)}
             state = self._transport.patch_bytes(

@@ -2,19 +2,20 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
+from backend.api_client.direct import DirectStore
 from backend.api_client.errors import (
     ApiError,
     ApiUnreachableError,
     UnauthenticatedError,
     UnexpectedAnswerError,
 )
-from backend.contracts.common import Page, Problem
+from backend.contracts.common import DIRECT_HEADER, Page, Problem
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class Transport:
         self, http: httpx.Client, base_url: str, max_retries: int, backoff_seconds: float
     ) -> None:
         self.http = http
+        self.direct = DirectStore(http)
         self.base_url = base_url
         self.max_retries = max_retries
         self.backoff_seconds = backoff_seconds
@@ -93,15 +95,32 @@ class Transport:
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[bytes]]:
-        """GET bytes in chunks, without holding all of them."""
+        """GET bytes in chunks, without holding all of them.
+
+        Where the API names an address of its blob store, they come from there and are verified; a
+        store that cannot be reached from here is passed by.
+        """
         try:
-            with self.http.stream("GET", PREFIX + path) as response:
-                if response.is_error:
-                    response.read()
-                    raise _api_error(response)
-                yield response.iter_bytes()
+            with ExitStack() as stack:
+                response = stack.enter_context(self._streamed(path, {}))
+                chunks = None
+                if response.has_redirect_location:
+                    response.close()
+                    url, sha256 = response.headers["location"], response.headers["etag"].strip('"')
+                    chunks = stack.enter_context(self.direct.stream(url, sha256))
+                    if chunks is None:
+                        response = stack.enter_context(self._streamed(path, {DIRECT_HEADER: "no"}))
+                yield response.iter_bytes() if chunks is None else chunks
         except httpx.TransportError as error:
             raise ApiUnreachableError(self.base_url, _reason(error)) from error
+
+    @contextmanager
+    def _streamed(self, path: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        with self.http.stream("GET", PREFIX + path, headers=headers) as response:
+            if response.is_error:
+                response.read()
+                raise _api_error(response)
+            yield response
 
     def _get(self, path: str, query: Query | None) -> httpx.Response:
         for attempt in range(self.max_retries):

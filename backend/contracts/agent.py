@@ -4,6 +4,7 @@ Data, base model, private factors, optimizer state and adapter have no place in 
 messages; tensors travel beside them as safetensors.
 """
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -48,6 +49,9 @@ MAX_FENCE = 2**31 - 1
 Fence = Annotated[
     int, Field(ge=1, le=MAX_FENCE, description="number of the attempt, as the lease gave it")
 ]
+SessionNumber = Annotated[
+    int, Field(ge=1, le=2**31 - 1, description="of a round's session of secure aggregation")
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -57,6 +61,13 @@ class LeaseRequest(Request):
     model_config = ConfigDict(json_schema_extra={"examples": [{"agent": "gpu-box-1"}]})
 
     agent: Name = Field("agent", description="name of the machine or process, for people")
+
+
+class SecureTask(Answer):
+    """The session of secure aggregation in which an update has to be masked."""
+
+    session: SessionNumber
+    threshold: int = Field(description="so many clients must tell shares before the sum opens")
 
 
 class Work(Answer):
@@ -75,6 +86,9 @@ class Work(Answer):
     strategy: Params
     training: TrainingConfig
     privacy: PrivacySettings = NO_PRIVACY
+    secure: SecureTask | None = Field(
+        None, description="set in training rounds with secure aggregation: send a masked update"
+    )
     plan_sha256: str
     plan_size_bytes: int
 
@@ -130,6 +144,13 @@ class UploadStart(Request):
     size_bytes: int = Field(ge=1, le=2**40, description="of the whole")
 
 
+class DirectUpload(Answer):
+    """An address of the blob store: PUT the whole there, then complete the upload."""
+
+    url: str = Field(description="needs no credential and is as secret as one; send none with it")
+    expires_at: datetime
+
+
 class UploadState(Answer):
     """How far an upload is; send the next piece from `offset` on."""
 
@@ -137,6 +158,10 @@ class UploadState(Answer):
     size_bytes: int
     offset: int = Field(description="bytes that are here; `size_bytes`: only `complete` is missing")
     piece_bytes: int = Field(description="a piece may be this long, or shorter")
+    direct: DirectUpload | None = Field(
+        None,
+        description="instead of pieces, where the platform's blob store takes uploads by itself",
+    )
 
 
 class AgentResult(Request):

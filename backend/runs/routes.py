@@ -17,7 +17,7 @@ from backend.contracts.enums import Role
 from backend.contracts.runs import Adapter, LiveRun, Run, RunCreate
 from backend.runs import live, service
 from backend.web.dependencies import DbSession
-from backend.web.downloads import RANGE_ANSWERS, BlobSender
+from backend.web.downloads import DOWNLOAD_ANSWERS, BlobSender
 from backend.web.paging import MAX_JOURNAL_ID, Cursor, Limit
 
 router = APIRouter(tags=["runs"])
@@ -94,7 +94,7 @@ def list_adapters(
     "/runs/{run_id}/clients/{client_id}/adapter",
     summary="Download an adapter",
     response_class=Response,
-    responses=RANGE_ANSWERS
+    responses=DOWNLOAD_ANSWERS
     | {200: {"content": {"application/zip": {}}, "description": "A PEFT LoRA folder."}},
 )
 def download_adapter(

@@ -8,6 +8,7 @@ from backend.storage.blobs import (
     BlobStoreUnavailableError,
     Content,
 )
+from backend.storage.direct import DirectTransfers, open_direct_transfers
 from backend.storage.object_store import open_blob_store
 from backend.storage.records import add_blob_row, save_blob
 
@@ -18,7 +19,9 @@ __all__ = [
     "BlobStore",
     "BlobStoreUnavailableError",
     "Content",
+    "DirectTransfers",
     "add_blob_row",
     "open_blob_store",
+    "open_direct_transfers",
     "save_blob",
 ]

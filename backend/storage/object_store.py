@@ -63,7 +63,7 @@ class ObjectBlobStore:
     def _put_short(self, content: bytes, media_type: str) -> BlobRef:
         sha256 = hashlib.sha256(content).hexdigest()
         with _writing(sha256):
-            self._store.put(_path(sha256), content)
+            self._store.put(blob_path(sha256), content)
         return BlobRef(sha256, len(content), media_type)
 
     def _put_long(self, chunks: Iterator[bytes], media_type: str) -> BlobRef:
@@ -79,7 +79,7 @@ class ObjectBlobStore:
                     writer.write(chunk)
             with _writing(incoming):
                 writer.close()
-                self._store.rename(incoming, _path(digest.hexdigest()))
+                self._store.rename(incoming, blob_path(digest.hexdigest()))
         except BaseException:
             self._abandon(writer, incoming)
             raise
@@ -94,14 +94,14 @@ class ObjectBlobStore:
 
     def open(self, sha256: str) -> BinaryIO:
         """See `BlobStore.open`."""
-        with _store_errors(sha256):
-            stream = self._store.get(_path(sha256)).stream(min_chunk_size=CHUNK_BYTES)
+        with naming_errors(sha256):
+            stream = self._store.get(blob_path(sha256)).stream(min_chunk_size=CHUNK_BYTES)
         return cast(BinaryIO, io.BufferedReader(_VerifiedReader(iter(stream), sha256), CHUNK_BYTES))
 
     def open_range(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
         """See `BlobStore.open_range`."""
-        with _store_errors(sha256):
-            found = self._store.get(_path(sha256), options={"range": (start, stop)})
+        with naming_errors(sha256):
+            found = self._store.get(blob_path(sha256), options={"range": (start, stop)})
             stream = iter(found.stream(min_chunk_size=CHUNK_BYTES))
         return _ranged(stream, sha256)
 
@@ -113,8 +113,8 @@ class ObjectBlobStore:
     def exists(self, sha256: str) -> bool:
         """See `BlobStore.exists`."""
         try:
-            with _store_errors(sha256):
-                self._store.head(_path(sha256))
+            with naming_errors(sha256):
+                self._store.head(blob_path(sha256))
         except BlobMissingError:
             return False
         return True
@@ -122,14 +122,14 @@ class ObjectBlobStore:
     def delete(self, sha256: str) -> None:
         """See `BlobStore.delete`."""
         if self.exists(sha256):
-            with _store_errors(sha256):
-                self._store.delete(_path(sha256))
+            with naming_errors(sha256):
+                self._store.delete(blob_path(sha256))
 
     def objects(self) -> Iterator[list[StoredObject]]:
         """See `BlobStore.objects`."""
         pages = iter(self._store.list(chunk_size=LIST_PAGE))
         while True:
-            with _store_errors("list"):
+            with naming_errors("list"):
                 page = next(pages, None)
             if page is None:
                 return
@@ -137,7 +137,7 @@ class ObjectBlobStore:
 
     def delete_object(self, name: str) -> None:
         """See `BlobStore.delete_object`."""
-        with suppress(BlobMissingError), _store_errors(name):
+        with suppress(BlobMissingError), naming_errors(name):
             self._store.delete(name)
 
 
@@ -168,7 +168,7 @@ class _VerifiedReader(io.RawIOBase):
         return size
 
     def _fetch(self) -> bytes | None:
-        with _store_errors(self._sha256):
+        with naming_errors(self._sha256):
             chunk = next(self._chunks, None)
         if chunk is not None:
             self._digest.update(chunk)
@@ -193,12 +193,28 @@ def open_blob_store(url: str) -> BlobStore:
         ValueError: another kind of URL.
         BlobStoreUnavailableError: the folder cannot be made or the credentials are incomplete.
     """
+    return ObjectBlobStore(open_object_store(url))
+
+
+def open_object_store(url: str, *, endpoint: str | None = None) -> ObjectStore:
+    """The object store under a blob store.
+
+    Args:
+        url: as for `open_blob_store`.
+        endpoint: of S3, such as `https://s3.example.org`; None: that of the `AWS_*` variables.
+
+    Raises:
+        ValueError: another kind of URL.
+        BlobStoreUnavailableError: as for `open_blob_store`.
+    """
     scheme = url.partition("://")[0]
     options: dict[str, Any] = {"file": {"mkdir": True}, "s3": {}}.get(scheme, {})
     if scheme not in {"file", "s3"}:
         raise ValueError(f"BLOB_URL is {url!r}: use file:///folder or s3://bucket/prefix")
+    if endpoint is not None:
+        options |= {"endpoint": endpoint, "client_options": {"allow_http": True}}
     try:
-        return ObjectBlobStore(from_url(url, **options))
+        return from_url(url, **options)
     except (BaseError, OSError) as error:
         raise BlobStoreUnavailableError(
             f"The blob store {url!r} cannot be opened: {_first_line(error)}. Check BLOB_URL and, "
@@ -206,7 +222,12 @@ def open_blob_store(url: str) -> BlobStore:
         ) from error
 
 
-def _path(sha256: str) -> str:
+def blob_path(sha256: str) -> str:
+    """Where a blob lies in its store.
+
+    Raises:
+        ValueError: no SHA-256.
+    """
     if not _SHA256.fullmatch(sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal digits")
     return f"{sha256[:2]}/{sha256[2:]}"
@@ -214,7 +235,7 @@ def _path(sha256: str) -> str:
 
 def _stored(name: str, modified_at: datetime) -> StoredObject:
     sha256 = name.replace("/", "", 1)
-    is_blob = bool(_SHA256.fullmatch(sha256)) and name == _path(sha256)
+    is_blob = bool(_SHA256.fullmatch(sha256)) and name == blob_path(sha256)
     return StoredObject(name, sha256 if is_blob else None, modified_at)
 
 
@@ -226,7 +247,7 @@ def _chunks(content: Iterable[bytes]) -> Iterator[bytes]:
 
 def _ranged(stream: Iterator[Any], sha256: str) -> Iterator[bytes]:
     while True:
-        with _store_errors(sha256):
+        with naming_errors(sha256):
             chunk = next(stream, None)
         if chunk is None:
             return
@@ -236,7 +257,7 @@ def _ranged(stream: Iterator[Any], sha256: str) -> Iterator[bytes]:
 @contextmanager
 def _writing(name: str) -> Iterator[None]:
     try:
-        with _store_errors(name):
+        with naming_errors(name):
             yield
     except BlobMissingError as error:  # what a store says of a bucket that is not there
         raise BlobStoreUnavailableError(
@@ -245,8 +266,12 @@ def _writing(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _store_errors(sha256: str) -> Iterator[None]:
-    """Gives the errors of all kinds of stores our own names."""
+def naming_errors(sha256: str) -> Iterator[None]:
+    """Gives the errors of all kinds of stores our own names.
+
+    Args:
+        sha256: of the blob, or the name of a temporary object.
+    """
     try:
         yield
     except (FileNotFoundError, NotFoundError) as error:

@@ -3,6 +3,9 @@
 An agent announces the hash and size of the whole, then sends pieces in order; each is stored whole
 or not at all, as a blob, so that any API process can take the next one. The last step joins the
 pieces, and only what has the announced hash counts. Everything may be sent twice.
+
+Where the blob store takes uploads by itself, the announcement also gives an address for the whole;
+the last step then takes in what was sent there, after the same checks.
 """
 
 from collections.abc import Iterator
@@ -18,13 +21,15 @@ from backend.contracts.agent import (
     PIECE_MEDIA_TYPE,
     SHARED_MEDIA_TYPE,
     UPLOAD_OFFSET,
+    DirectUpload,
     SharedReceipt,
     UploadStart,
     UploadState,
 )
 from backend.db.models import Upload
 from backend.errors import ConflictError, NotFoundError, TooLargeError
-from backend.storage import BlobStore, add_blob_row, save_blob
+from backend.storage import BlobRef, BlobStore, DirectTransfers, add_blob_row, save_blob
+from backend.storage.direct import MAX_PUT_BYTES
 from backend.updates import repository, service
 from backend.updates.receipt import require_update
 from backend.updates.refusals import invalid
@@ -38,8 +43,17 @@ def start(
     update_id: UUID,
     request: UploadStart,
     max_bytes: int,
+    direct: DirectTransfers | None,
 ) -> UploadState:
     """Announces an upload, or finds how far the same one got.
+
+    Args:
+        session: of the request.
+        client: who sends it.
+        update_id: what it is for.
+        request: what is announced.
+        max_bytes: limit of its size.
+        direct: where the blob store takes uploads by itself.
 
     Raises:
         NotFoundError: no such update of this client.
@@ -63,7 +77,12 @@ def start(
             f"with {upload.size_bytes} bytes. Equal hashes have equal sizes: announce that one.",
             code="upload_size",
         )
-    return _state(upload.sha256, upload.size_bytes, repository.upload_offset(session, upload.id))
+    offset = repository.upload_offset(session, upload.id)
+    state = _state(upload.sha256, upload.size_bytes, offset)
+    if direct is not None and upload.size_bytes <= MAX_PUT_BYTES:
+        address = direct.upload_address(upload.id)
+        state.direct = DirectUpload(url=address.url, expires_at=address.expires_at)
+    return state
 
 
 def add_piece(
@@ -109,8 +128,9 @@ def complete(
     update_id: UUID,
     fence: int,
     sha256: str,
+    direct: DirectTransfers | None,
 ) -> SharedReceipt:
-    """Joins the pieces, which count with the result of the attempt from then on.
+    """Takes the whole in, which counts with the result of the attempt from then on.
 
     Raises:
         NotFoundError: no such update of this client, or no such upload.
@@ -123,28 +143,44 @@ def complete(
         blob = repository.find_blob(session, sha256)
         return SharedReceipt(sha256=sha256, size_bytes=blob.size_bytes)
     upload = _require_upload(session, update_id, sha256)
-    pieces = repository.pieces_of(session, upload.id)
-    known = sum(piece.size_bytes for piece in pieces)
-    if known != upload.size_bytes:
-        raise ConflictError(
-            f"{known} of {upload.size_bytes} bytes are here. Send the others first.",
-            code=UPLOAD_OFFSET,
-        )
-    ref = store.put(_joined(store, [piece.sha256 for piece in pieces]), SHARED_MEDIA_TYPE)
+    ref = _received(session, store, direct, upload)
     repository.forget_upload(session, upload.id)
     if ref.sha256 != sha256:
         session.commit()
         raise invalid(
             "sha256",
             "upload_checksum",
-            f"The {known} bytes that came have the SHA-256 {ref.sha256}, not the announced "
-            f"{sha256}. They were forgotten: send them again.",
+            f"The {ref.size_bytes} bytes that came have the SHA-256 {ref.sha256}, not the "
+            f"announced {sha256}. They were forgotten: send them again.",
         )
     with closing(store.open(sha256)) as content:
-        require_update(session, own, content, known)
+        require_update(session, own, content, ref.size_bytes)
     add_blob_row(session, store, ref)
     service.keep_shared(session, own, fence, ref)
-    return SharedReceipt(sha256=sha256, size_bytes=known)
+    return SharedReceipt(sha256=sha256, size_bytes=ref.size_bytes)
+
+
+def _received(
+    session: Session, store: BlobStore, direct: DirectTransfers | None, upload: Upload
+) -> BlobRef:
+    """What came, in pieces or directly, as a blob without a row; its hash is that of its bytes.
+
+    Raises:
+        ConflictError: not all of it is here.
+        InvalidError: the blob store was sent another number of bytes.
+    """
+    pieces = repository.pieces_of(session, upload.id)
+    known = sum(piece.size_bytes for piece in pieces)
+    if known == upload.size_bytes:
+        return store.put(_joined(store, [piece.sha256 for piece in pieces]), SHARED_MEDIA_TYPE)
+    if direct is not None:
+        ref = direct.take_in(upload.id, upload.size_bytes, SHARED_MEDIA_TYPE)
+        if ref is not None:
+            return ref
+    raise ConflictError(
+        f"{known} of {upload.size_bytes} bytes are here. Send the others first.",
+        code=UPLOAD_OFFSET,
+    )
 
 
 def _require_upload(session: Session, update_id: UUID, sha256: str) -> Upload:

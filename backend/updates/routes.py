@@ -23,8 +23,8 @@ from backend.contracts.agent import (
 )
 from backend.updates import resumable, service
 from backend.updates.upload import FenceQuery, Piece, Upload
-from backend.web.dependencies import AppSettings, DbSession, Store
-from backend.web.downloads import RANGE_ANSWERS, BlobSender
+from backend.web.dependencies import AppSettings, DbSession, Direct, Store
+from backend.web.downloads import DOWNLOAD_ANSWERS, BlobSender
 from backend.web.problems import problem_answers
 
 router = APIRouter(prefix="/agent", tags=["agent"])
@@ -60,7 +60,7 @@ def lease(
     "/updates/{update_id}/plan",
     summary="Download a plan",
     response_class=Response,
-    responses=RANGE_ANSWERS | _PLAN,
+    responses=DOWNLOAD_ANSWERS | _PLAN,
 )
 def download_plan(
     update_id: UUID, client: CurrentClient, session: DbSession, sender: BlobSender
@@ -112,9 +112,13 @@ def start_upload(
     client: CurrentClient,
     session: DbSession,
     settings: AppSettings,
+    direct: Direct,
 ) -> UploadState:
-    """For shared matrices that come in pieces; the answer says from where on to send."""
-    return resumable.start(session, client, update_id, body, settings.max_update_bytes)
+    """For long shared matrices; the answer says from where on to send.
+
+    With `direct`, the whole may be PUT there instead, without any credential.
+    """
+    return resumable.start(session, client, update_id, body, settings.max_update_bytes, direct)
 
 
 @router.patch(
@@ -146,9 +150,10 @@ def complete_upload(
     client: CurrentClient,
     session: DbSession,
     store: Store,
+    direct: Direct,
 ) -> SharedReceipt:
-    """Joins the pieces and checks their hash; again, it gives the same answer."""
-    return resumable.complete(session, store, client, update_id, fence, sha256)
+    """Checks size, hash and form of what came, in pieces or directly; again: the same answer."""
+    return resumable.complete(session, store, client, update_id, fence, sha256, direct)
 
 
 @router.post("/updates/{update_id}/result", summary="Hand in a result")

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.session import SessionFactory
 from backend.settings import Settings
-from backend.storage import BlobStore
+from backend.storage import BlobStore, DirectTransfers
 
 
 def get_session_factory(request: Request) -> SessionFactory:
@@ -30,6 +30,11 @@ def get_blob_store(request: Request) -> BlobStore:
     return cast(BlobStore, request.app.state.blob_store)
 
 
+def get_direct_transfers(request: Request) -> DirectTransfers | None:
+    """Signs addresses of the blob store; None: everything streams through this application."""
+    return cast(DirectTransfers | None, request.app.state.direct_transfers)
+
+
 def get_app_settings(request: Request) -> Settings:
     """The settings with which this application was made."""
     return cast(Settings, request.app.state.settings)
@@ -39,4 +44,5 @@ def get_app_settings(request: Request) -> Settings:
 DbSession = Annotated[Session, Depends(get_session, scope="function")]
 Sessions = Annotated[SessionFactory, Depends(get_session_factory)]
 Store = Annotated[BlobStore, Depends(get_blob_store)]
+Direct = Annotated[DirectTransfers | None, Depends(get_direct_transfers)]
 AppSettings = Annotated[Settings, Depends(get_app_settings)]

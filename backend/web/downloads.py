@@ -1,5 +1,7 @@
 """Blobs on their way out: in chunks, in part where asked for, and not at all where known already.
 
+Where the blob store answers by itself, the caller is sent there, unless it says that it cannot go.
+
 The hash of a blob is its entity tag. Unchanging content makes the rules of RFC 9110 short: a tag
 either is the hash, or the caller has something else.
 """
@@ -11,15 +13,20 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Depends, Request, status
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
+from backend.contracts.common import DIRECT_HEADER
 from backend.errors import RangeError
-from backend.storage import BlobStore
-from backend.web.dependencies import Store
+from backend.storage import BlobMissingError, BlobStore
+from backend.web.dependencies import Direct, Store
 
 CHUNK_BYTES = 2**18
-RANGE_ANSWERS: dict[int | str, dict[str, Any]] = {
+DOWNLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part that `Range: bytes=first-last` asks for."},
+    307: {
+        "description": "An address of the blob store, for a while and for whoever knows it: GET it "
+        "without a credential. Send `FedBraid-Direct: no` to get the bytes from here."
+    },
     304: {"description": "`If-None-Match` names the hash: the caller has these bytes."},
     416: {"description": "The part lies behind the end; `Content-Range` gives the size."},
 }
@@ -40,12 +47,14 @@ class Download:
 class Sender:
     """Answers one request with a blob."""
 
-    def __init__(self, request: Request, store: Store) -> None:
+    def __init__(self, request: Request, store: Store, direct: Direct) -> None:
         self._headers = request.headers
         self._store: BlobStore = store
+        is_refused = self._headers.get(DIRECT_HEADER, "").strip().lower() == "no"
+        self._direct = None if is_refused else direct
 
     def send(self, download: Download) -> Response:
-        """The bytes, the part that was asked for, or that the caller has them.
+        """The bytes, the part that was asked for, where to get them, or that the caller has them.
 
         Raises:
             RangeError: the part lies behind the end.
@@ -55,6 +64,13 @@ class Sender:
         headers = {"ETag": tag, "Accept-Ranges": "bytes"}
         if _names(self._headers.get("if-none-match", ""), tag):
             return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+        if self._direct is not None:
+            if not self._store.exists(download.sha256):
+                raise BlobMissingError(
+                    f"Blob {download.sha256} is not in the blob store. Restore it from a backup."
+                )
+            url = self._direct.download_address(download.sha256).url
+            return RedirectResponse(url, status.HTTP_307_TEMPORARY_REDIRECT, headers=headers)
         name = quote(download.name, safe="")
         headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{name}"
         wanted = None
