@@ -14,7 +14,7 @@ CODE := backend worker dashboard migrations tests benchmarks examples
 # Passed on, for instance: make test ARGS="-k alignment -x"
 ARGS ?=
 
-.PHONY: help install demo up test test-faults check format screenshots lock clean
+.PHONY: help install demo up test test-api test-faults check format screenshots lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | column -t -s "$$(printf '\t')"
@@ -29,6 +29,9 @@ up: $(STAMP) ## the whole platform, empty
 
 test: $(STAMP) ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-api: $(STAMP) ## thousands of requests made from the OpenAPI document (ARGS="--api-cases 500")
+	@$(BIN)/python -m pytest tests/backend/conformance --api-cases 150 $(ARGS)
 
 test-faults: $(STAMP) ## at least 200 faults into a running platform (ARGS="--faults 60 --first-seed 1000")
 	@$(BIN)/python -m tests.faults $(ARGS)

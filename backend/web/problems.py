@@ -39,7 +39,7 @@ def problem_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-COMMON_PROBLEMS = problem_answers(401, 403, 404, 409, 413, 422, 429)
+COMMON_PROBLEMS = problem_answers(400, 401, 403, 404, 409, 413, 422, 429)
 
 
 def problem_response(
@@ -102,6 +102,8 @@ def _validation_error(_request: Request, error: RequestValidationError) -> JSONR
 def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     code = _CODES.get(error.status_code, "http_error")
     detail = str(error.detail)
+    if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of bytes that are no text
+        detail = "The body cannot be read. Send JSON (RFC 8259) in UTF-8."
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}; see /docs for what there is."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from backend.auth.service import issue_credential, issue_session
+from backend.contracts.agent import SHARED_MEDIA_TYPE
 from backend.contracts.enums import Execution, Role
 from backend.contracts.federations import Visibility
 from backend.db.models import (
@@ -61,7 +62,7 @@ def make_world(session: Session, blob_store: BlobStore) -> World:
         FederationMember(federation_id=federation.id, user_id=users[role.value].id, role=role)
         for role in (Role.VIEWER, Role.OPERATOR)
     )
-    plan = save_blob(session, blob_store, b"a plan", "application/octet-stream")
+    plan = save_blob(session, blob_store, b"a plan", SHARED_MEDIA_TYPE)
     session.get_one(ClientUpdate, own.update_ids[0]).plan_sha256 = plan.sha256
     arm = {"name": "local", "strategy": run.strategy}
     comparison = Comparison(
