@@ -15,6 +15,7 @@ from backend.contracts.comparisons import Arm, ArmCreate, Comparison, Comparison
 from backend.contracts.compatibility import participant_of, refusals
 from backend.contracts.enums import EventKind, RunStatus
 from backend.contracts.privacy import platform_refusals
+from backend.contracts.robustness import robustness_refusals
 from backend.contracts.runs import Event, Run
 from backend.contracts.training import TrainingConfig
 from backend.db import models
@@ -38,12 +39,13 @@ def create_comparison(
     Raises:
         NotFoundError: no such federation.
         InvalidError: an arm's strategy cannot serve a member together with the others, or does
-            not offer the arm's protection.
+            not offer the arm's protection or robust rule.
     """
     federation = federations.get_row(session, federation_id)
     arms = request.all_arms()
     _require_compatible(request, arms, federation.clients)
     _require_protectable(arms)
+    _require_robust(arms, len(federation.clients))
     comparison = models.Comparison(
         federation_id=federation.id,
         name=request.name,
@@ -62,6 +64,7 @@ def create_comparison(
             arm=arm.name,
             strategy=arm.strategy.model_dump(mode="json"),
             privacy=arm.privacy.model_dump(mode="json"),
+            robustness=arm.robustness.model_dump(mode="json"),
             training=arm.training.applied_to(request.training).model_dump(mode="json"),
             num_rounds=request.num_rounds,
             seed=seed,
@@ -255,7 +258,13 @@ def _status(counts: Counter[RunStatus]) -> RunStatus:
 
 
 def _arm(arm: ArmCreate) -> Arm:
-    return Arm(name=arm.name, strategy=arm.strategy, privacy=arm.privacy, training=arm.training)
+    return Arm(
+        name=arm.name,
+        strategy=arm.strategy,
+        privacy=arm.privacy,
+        robustness=arm.robustness,
+        training=arm.training,
+    )
 
 
 def _require_compatible(
@@ -286,6 +295,21 @@ def _require_protectable(arms: Sequence[ArmCreate]) -> None:
         for reason in reasons
     ]
     _refuse(errors, "protection_not_offered")
+
+
+def _require_robust(arms: Sequence[ArmCreate], num_members: int) -> None:
+    errors = [
+        FieldError(
+            field=f"arms.{place}.robustness.{field}",
+            value=arm.name,
+            message=f"Arm {arm.name}: {reason}",
+        )
+        for place, arm in enumerate(arms)
+        for field, reason in robustness_refusals(
+            arm.strategy, arm.robustness, num_members, arm.privacy
+        ).items()
+    ]
+    _refuse(errors, "robustness_not_offered")
 
 
 def _refuse(errors: list[FieldError], code: str) -> None:

@@ -10,6 +10,7 @@ from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.evidence import Interval, Spread, Verdict
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.robustness import TRUSTING, Robustness
 from backend.contracts.strategies import Params, is_grouped
 from backend.contracts.training import TrainingConfig
 
@@ -62,6 +63,7 @@ class ArmCreate(Request):
         None, description="added to the strategy's name; needed where a strategy appears twice"
     )
     privacy: PrivacySettings = NO_PRIVACY
+    robustness: Robustness = TRUSTING
     training: ArmTraining = SAME_TRAINING
 
     @property
@@ -144,6 +146,7 @@ def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
             strategy=arm.strategy.model_copy(update={"control": control}),
             label=control if arm.label is None else f"{arm.label}_{control}",
             privacy=arm.privacy,
+            robustness=arm.robustness,
             training=arm.training,
         )
         for control in get_args(field.annotation)
@@ -161,6 +164,7 @@ class Arm(Answer):
     name: str
     strategy: Params
     privacy: PrivacySettings = NO_PRIVACY
+    robustness: Robustness = TRUSTING
     training: ArmTraining = SAME_TRAINING
 
     @property

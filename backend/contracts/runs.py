@@ -16,6 +16,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.robustness import TRUSTING, Robustness
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy
 from backend.contracts.stopping import StopRule
 from backend.contracts.strategies import Params, title_of
@@ -43,6 +44,7 @@ class RunCreate(Request):
     seed: int = Field(0, ge=0, lt=2**31)
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacySettings = NO_PRIVACY
+    robustness: Robustness = TRUSTING
     round_policy: RoundPolicy = EVERYBODY
     stop_when: StopRule | None = Field(
         None, description="deliver before the last round if this holds; empty: never"
@@ -67,6 +69,7 @@ class Run(Answer):
     seed: int
     training: TrainingConfig
     privacy: PrivacySettings = NO_PRIVACY
+    robustness: Robustness = TRUSTING
     round_policy: RoundPolicy = EVERYBODY
     stop_when: StopRule | None = None
     stopped_after: int | None = Field(

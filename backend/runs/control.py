@@ -81,6 +81,7 @@ def clone_run(session: Session, run_id: UUID, request: RunClone, actor: UserPrin
             "seed": seed,
             "training": run.training,
             "privacy": run.privacy,
+            "robustness": run.robustness,
             "round_policy": run.round_policy,
             "stop_when": run.stop_when,
         }

@@ -12,9 +12,11 @@ from backend.contracts.common import FieldError, Page
 from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
-from backend.contracts.privacy import PrivacySettings, platform_refusals
+from backend.contracts.privacy import platform_refusals
+from backend.contracts.robustness import robustness_refusals
 from backend.contracts.round_policy import policy_refusals
 from backend.contracts.runs import Adapter, Run, RunCreate
+from backend.contracts.secure_rules import secure_refusals
 from backend.contracts.stopping import stop_refusal
 from backend.contracts.strategies import Params, title_of
 from backend.db import models
@@ -39,17 +41,19 @@ def create_run(
     Raises:
         NotFoundError: no such federation.
         InvalidError: the strategy cannot serve a member together with the others, or cannot be
-            protected as asked, or its rounds could never close.
+            protected as asked, its rounds could never close, or no robust rule fits.
     """
     federation = federations.get_row(session, federation_id)
     require_compatible(request.strategy, federation.clients)
-    require_protectable(request.strategy, request.privacy)
+    require_protectable(request, federation.clients)
     require_possible(request, len(federation.clients))
+    require_robust(request, len(federation.clients))
     run = models.Run(
         federation_id=federation.id,
         strategy=request.strategy.model_dump(mode="json"),
         training=request.training.model_dump(mode="json"),
         privacy=request.privacy.model_dump(mode="json"),
+        robustness=request.robustness.model_dump(mode="json"),
         round_policy=request.round_policy.model_dump(mode="json"),
         stop_when=None if request.stop_when is None else request.stop_when.model_dump(mode="json"),
         num_rounds=request.num_rounds,
@@ -91,20 +95,25 @@ def require_compatible(strategy: Params, clients: Sequence[models.Client]) -> No
     )
 
 
-def require_protectable(strategy: Params, privacy: PrivacySettings) -> None:
-    """Refuses a protection that this strategy, or the platform, does not offer.
+def require_protectable(request: RunCreate, clients: Sequence[models.Client]) -> None:
+    """Refuses a protection that strategy, members or rounds do not allow.
 
     Raises:
         InvalidError: one sentence a reason, each with the remedy.
     """
-    found = platform_refusals(strategy, privacy)
+    by_settings = platform_refusals(request.strategy, request.privacy)
+    found = {f"privacy.{field}": list(reasons) for field, reasons in by_settings.items()}
+    members = [Client.model_validate(client) for client in clients]
+    secure = secure_refusals(request.strategy, request.privacy, request.round_policy, members)
+    for field, reasons in secure.items():
+        found.setdefault(field, []).extend(reasons)
     if not found:
         return
     raise InvalidError(
         " ".join(reason for reasons in found.values() for reason in reasons),
         code="protection_not_offered",
         errors=[
-            FieldError(field=f"privacy.{field}", message=reason)
+            FieldError(field=field, message=reason)
             for field, reasons in found.items()
             for reason in reasons
         ],
@@ -128,6 +137,27 @@ def require_possible(request: RunCreate, num_members: int) -> None:
         " ".join(found.values()),
         code="round_policy_impossible",
         errors=[FieldError(field=field, message=reason) for field, reason in found.items()],
+    )
+
+
+def require_robust(request: RunCreate, num_members: int) -> None:
+    """Refuses a robust rule, or a bound of norms, that could not keep what it promises.
+
+    Raises:
+        InvalidError: one sentence a field, each with the remedy.
+    """
+    policy = request.round_policy
+    smallest = policy.quorum(policy.num_participants(num_members))
+    found = robustness_refusals(request.strategy, request.robustness, smallest, request.privacy)
+    if not found:
+        return
+    raise InvalidError(
+        " ".join(dict.fromkeys(found.values())),
+        code="robustness_not_offered",
+        errors=[
+            FieldError(field=f"robustness.{field}", message=reason)
+            for field, reason in found.items()
+        ],
     )
 
 

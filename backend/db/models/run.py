@@ -25,6 +25,7 @@ class Run(Base):
     strategy: Mapped[dict[str, Any]]  # contracts.strategies.Params
     training: Mapped[dict[str, Any]]  # contracts.training.TrainingConfig
     privacy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    robustness: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     round_policy: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     stop_when: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     num_rounds: Mapped[int]
@@ -46,5 +47,7 @@ class Run(Base):
     paused_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    cleared_at: Mapped[datetime | None]  # when the bytes of its rounds were given up
+    copied_from: Mapped[UUID | None]  # of an imported run with new ids: the id in the archive
 
     federation: Mapped[Federation] = relationship()
