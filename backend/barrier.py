@@ -18,13 +18,15 @@ from backend.contracts.enums import (
     EventKind,
     RoundKind,
     RoundStatus,
+    SecureStep,
     UpdateStatus,
 )
 from backend.contracts.jobs import CloseRound, Job
 from backend.contracts.round_policy import RoundPolicy
-from backend.db.models import Attempt, Client, ClientUpdate, Round, Run
+from backend.db.models import Attempt, Client, ClientUpdate, Round, Run, SecureSession
 from backend.journal import record_event
 from backend.lifecycle import OPEN_UPDATES, change_round, change_update, fail_run
+from backend.secure_steps import awaited, find_secure, next_step, num_done, too_few_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,12 @@ def settle_round(session: Session, run_id: UUID, lost: LostClient | None = None)
     if lost is not None:
         _record_left_out(session, round_, tally.quorum, lost)
     goes_ahead = _goes_ahead(round_, policy, tally)
+    secure = find_secure(session, round_.id)
+    if secure is not None and secure.step is not SecureStep.INPUTS:
+        return _settle_exchange(session, round_, secure, policy, tally.quorum)
     if tally.arrived < tally.quorum or (tally.open_own and not goes_ahead):
         return []
-    if not change_round(session, round_.id, RoundStatus.AGGREGATING):
+    if secure is None and not change_round(session, round_.id, RoundStatus.AGGREGATING):
         return []
     session.execute(
         update(ClientUpdate)
@@ -84,9 +89,36 @@ def settle_round(session: Session, run_id: UUID, lost: LostClient | None = None)
         .values(aggregated_in=round_.round_number)
         .execution_options(synchronize_session=False)
     )
+    if secure is not None:
+        drop_open_updates(session, run_id, f"{_name(round_)} closed without it")
+        next_step(session, round_, secure, policy)
+        return []  # the sum is closed until enough clients tell their shares
     if policy.stragglers == "drop":
         drop_open_updates(session, run_id, f"{_name(round_)} closed without it")
     return [CloseRound(round_id=round_.id)]
+
+
+def _settle_exchange(
+    session: Session, round_: Round, secure: SecureSession, policy: RoundPolicy, quorum: int
+) -> list[Job]:
+    """Moves a secure session on from an exchange, or opens its sum; nothing while it waits."""
+    gives_up = round_.is_overdue and policy.stragglers != "wait"
+    done = num_done(session, secure)
+    if secure.step is SecureStep.UNMASKING:
+        if done < secure.threshold:
+            if gives_up:
+                fail_run(session, round_.run_id, too_few_told(session, round_, secure))
+            return []
+        if not change_round(session, round_.id, RoundStatus.AGGREGATING):
+            return []
+        return [CloseRound(round_id=round_.id)]
+    late = [client_id for client_id, _ in awaited(session, secure)]
+    if done < quorum or (late and not gives_up):
+        return []
+    reason = f"{_name(round_)} went on after the exchange of {secure.step.value}"
+    drop_open_updates(session, round_.run_id, reason, late)
+    next_step(session, round_, secure, policy)
+    return []
 
 
 def notice_deadline(session: Session, round_id: UUID) -> list[Job]:
@@ -104,12 +136,17 @@ def notice_deadline(session: Session, round_id: UUID) -> list[Job]:
     ).first()
     if round_ is None:
         return []
-    late = session.scalars(
-        select(Client.name)
-        .join(ClientUpdate, ClientUpdate.client_id == Client.id)
-        .where(ClientUpdate.round_id == round_id, ClientUpdate.status.in_(OPEN_UPDATES))
-        .order_by(Client.name)
-    ).all()
+    secure = find_secure(session, round_id)
+    late = (
+        session.scalars(
+            select(Client.name)
+            .join(ClientUpdate, ClientUpdate.client_id == Client.id)
+            .where(ClientUpdate.round_id == round_id, ClientUpdate.status.in_(OPEN_UPDATES))
+            .order_by(Client.name)
+        ).all()
+        if secure is None
+        else [name for _, name in awaited(session, secure)]
+    )
     record_event(
         session,
         round_.run_id,
@@ -193,15 +230,27 @@ def end_carried_updates(session: Session, run_id: UUID) -> None:
         )
 
 
-def drop_open_updates(session: Session, run_id: UUID, reason: str) -> None:
-    """Ends everything on which clients of the run are still at work; the run goes on."""
-    rows = session.execute(
+def drop_open_updates(
+    session: Session, run_id: UUID, reason: str, client_ids: Sequence[UUID] | None = None
+) -> None:
+    """Ends everything on which clients of the run are still at work; the run goes on.
+
+    Args:
+        session: the run's row is locked in it.
+        run_id: of which run.
+        reason: for people, part of a sentence.
+        client_ids: only theirs; None: of all clients.
+    """
+    query = (
         select(ClientUpdate.id, Client.id, Client.name, Round.round_number)
         .join(Round, ClientUpdate.round_id == Round.id)
         .join(Client, ClientUpdate.client_id == Client.id)
         .where(Round.run_id == run_id, ClientUpdate.status.in_(OPEN_UPDATES))
         .order_by(ClientUpdate.id)
-    ).all()
+    )
+    if client_ids is not None:
+        query = query.where(ClientUpdate.client_id.in_(client_ids))
+    rows = session.execute(query).all()
     for update_id, client_id, name, round_number in rows:
         change_update(session, update_id, UpdateStatus.DROPPED, error=reason)
         record_event(

@@ -61,7 +61,11 @@ UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
         UpdateStatus.CANCELLED,
         UpdateStatus.DROPPED,
     },
-    UpdateStatus.ACCEPTED: {UpdateStatus.REFUSED},  # it could not be aggregated
+    UpdateStatus.ACCEPTED: {
+        UpdateStatus.REFUSED,  # it could not be aggregated
+        UpdateStatus.PENDING,  # a secure round begins anew: its masks fit no other session
+    },
+    UpdateStatus.DROPPED: {UpdateStatus.PENDING},  # likewise
     UpdateStatus.FAILED: {UpdateStatus.PENDING},  # its run is resumed, as in the next two
     UpdateStatus.CANCELLED: {UpdateStatus.PENDING},
     UpdateStatus.REFUSED: {UpdateStatus.PENDING},

@@ -8,16 +8,24 @@ that round is done again from the same plans, so nothing is lost but the failure
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.barrier import settle_round
-from backend.contracts.enums import EventKind, Execution, RoundStatus, RunStatus, UpdateStatus
+from backend.contracts.enums import (
+    EventKind,
+    Execution,
+    RoundStatus,
+    RunStatus,
+    SecureStep,
+    UpdateStatus,
+)
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.contracts.round_policy import RoundPolicy
-from backend.db.models import Client, ClientUpdate, Round, Run
+from backend.db.models import Client, ClientUpdate, Metric, Round, Run
 from backend.journal import record_event
 from backend.lifecycle import OPEN_ROUNDS, change_round, change_run, change_update, lock_run
+from backend.secure_steps import find_secure, new_session
 
 
 def pause_run(session: Session, run_id: UUID, by: str) -> bool:
@@ -81,6 +89,15 @@ def _reopen(session: Session, run: Run) -> None:
     change_round(
         session, failed.id, RoundStatus.OPEN, is_overdue=False, closed_at=None, deadline_at=deadline
     )
+    secure = find_secure(session, failed.id)
+    if secure is not None and secure.step is SecureStep.UNMASKING:
+        secure.step_since = func.now()
+        return  # whose update came is fixed; those who told no share yet are asked again
+    redone = [UpdateStatus.FAILED, UpdateStatus.REFUSED]
+    if secure is not None:
+        new_session(session, secure)
+        redone += [UpdateStatus.ACCEPTED, UpdateStatus.DROPPED]
+        _forget_measurements(session, failed)
     again = session.scalars(
         select(ClientUpdate.id)
         .join(Round, ClientUpdate.round_id == Round.id)
@@ -90,7 +107,7 @@ def _reopen(session: Session, run: Run) -> None:
                 ClientUpdate.status == UpdateStatus.CANCELLED,
                 and_(
                     Round.id == failed.id,
-                    ClientUpdate.status.in_([UpdateStatus.FAILED, UpdateStatus.REFUSED]),
+                    ClientUpdate.status.in_(redone),
                 ),
             ),
         )
@@ -104,6 +121,7 @@ def _reopen(session: Session, run: Run) -> None:
             first_fence=ClientUpdate.fence,
             lease_expires_at=None,
             shared_sha256=None,
+            late_at=None,
             stage=None,
             ended_at=None,
             error=None,
@@ -114,6 +132,15 @@ def _reopen(session: Session, run: Run) -> None:
         .where(ClientUpdate.round_id.in_(of_run), ClientUpdate.aggregated_in == failed.round_number)
         .values(aggregated_in=None)
         .execution_options(synchronize_session=False)
+    )
+
+
+def _forget_measurements(session: Session, round_: Round) -> None:
+    """Of a round that is done again by everybody, so that nothing is counted twice."""
+    session.execute(
+        delete(Metric).where(
+            Metric.run_id == round_.run_id, Metric.round_number == round_.round_number
+        )
     )
 
 

@@ -20,7 +20,8 @@ from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.db.session import SessionFactory, create_database_engine, create_session_factory
 from backend.jobs import commit_and_enqueue
 from backend.leases import abandon, expire
-from backend.lifecycle import lock_run
+from backend.lifecycle import fail_run, lock_run
+from backend.secure_steps import find_secure, silent_rounds, too_few_told
 from backend.settings import Settings
 from backend.storage import BlobStoreUnavailableError, open_blob_store
 from backend.storage.garbage import collect_garbage
@@ -49,6 +50,7 @@ def sweep_once(session_factory: SessionFactory, settings: Settings) -> int:
             sent += len(jobs)
     sent += _end_abandoned(session_factory, settings.remote_wait_hours)
     sent += _close_overdue(session_factory)
+    _end_closed_sums(session_factory, settings.remote_wait_hours)
     with session_factory() as session:
         comparisons = waiting_comparisons(session)
     for comparison_id in comparisons:
@@ -148,6 +150,19 @@ def _end_abandoned(session_factory: SessionFactory, hours: float) -> int:
             commit_and_enqueue(session, *jobs)
             sent += len(jobs)
     return sent
+
+
+def _end_closed_sums(session_factory: SessionFactory, hours: float) -> None:
+    """Gives up sums of secure rounds for whose shares no agent came."""
+    with session_factory() as session:
+        silent = silent_rounds(session, hours)
+    for round_id, run_id in silent:
+        with session_factory() as session:
+            lock_run(session, run_id)
+            round_, secure = session.get_one(Round, round_id), find_secure(session, round_id)
+            if secure is not None and round_.status is RoundStatus.OPEN:
+                fail_run(session, run_id, too_few_told(session, round_, secure))
+            session.commit()
 
 
 def _close_overdue(session_factory: SessionFactory) -> int:

@@ -110,19 +110,16 @@ def privacy_refusals(params: Params, privacy: PrivacySettings) -> list[str]:
 
 
 def platform_refusals(params: Params, privacy: PrivacySettings) -> dict[str, list[str]]:
-    """Why the platform cannot run this, by field of the settings; empty: it can.
+    """Why this strategy cannot be protected so, by field of the settings; empty: it can.
 
-    Secure aggregation needs several exchanges with all clients in one round; the platform's rounds
-    have one, and clients of it may be offline for days. Simulations run the whole protocol.
+    Who takes part and how rounds close matters too: `secure_rules.secure_refusals`.
     """
     noise = PrivacySettings(differential_privacy=privacy.differential_privacy)
-    found = {"differential_privacy": privacy_refusals(params, noise)}
-    if privacy.secure_aggregation is not None:
-        found["secure_aggregation"] = [
-            "Secure aggregation is available in simulations only "
-            "(`worker.federated.simulation.simulate`), not in runs of the platform: leave it out, "
-            "or use differential privacy."
-        ]
+    masks = PrivacySettings(secure_aggregation=privacy.secure_aggregation)
+    found = {
+        "differential_privacy": privacy_refusals(params, noise),
+        "secure_aggregation": privacy_refusals(params, masks),
+    }
     return {field: reasons for field, reasons in found.items() if reasons}
 
 

@@ -20,7 +20,9 @@ from typing import Protocol
 import torch
 
 from backend.contracts.privacy import SMALLEST_SUM, SecureAggregation, threshold_of
-from backend.contracts.strategies import H2TuneParams, HeteroTuneParams, Params
+from backend.contracts.strategies import Params
+from backend.contracts.secure_rules import entries_refusals
+from worker.federated.compatibility import participant_of
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
 from worker.federated.privacy.masked_update import flat_values, shaped
@@ -201,17 +203,10 @@ class SecurelyAggregated:
                 f"add clients, or lower the threshold (at least {SMALLEST_SUM})."
             )
             return [Refusal(clients[0].client_id, reason)] if clients else []
-        held = [_held(self.params, client) for client in clients]
+        members = [participant_of(client) for client in clients]
         return [
-            Refusal(
-                client.client_id,
-                f"Client {client.name!r} holds other entries than {clients[0].name!r} "
-                f"({_described(client)}; {_described(clients[0])}), so a sum would show what one "
-                "client sent: give all clients one rank, or set `sparsity`, and the same module "
-                "roles; heterotune needs equal depths as well.",
-            )
-            for client, entries in zip(clients, held, strict=True)
-            if entries != held[0]
+            Refusal(found.client_id, found.reason)
+            for found in entries_refusals(self.params, members)
         ]
 
 
@@ -224,22 +219,3 @@ def _require_alike(
             "shapes, so they cannot be added up behind masks: give the clients equal ranks, or "
             "leave secure aggregation out."
         )
-
-
-def _held(params: Params, client: ClientSpec) -> tuple[object, ...]:
-    """What decides which entries of the shared tensors a client holds."""
-    match params:
-        case H2TuneParams():  # block layout with untrained masks
-            size = client.lora_rank if params.sparsity is None else None
-            return (size, *sorted(client.modules))
-        case HeteroTuneParams():
-            return (client.lora_rank, client.architecture.num_layers)
-        case _:  # needs clients of equal shape anyway
-            return ()
-
-
-def _described(client: ClientSpec) -> str:
-    return (
-        f"rank {client.lora_rank}, {client.architecture.num_layers} layers, "
-        f"{', '.join(sorted(client.modules))}"
-    )

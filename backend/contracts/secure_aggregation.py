@@ -1,0 +1,84 @@
+"""What a client and the platform tell each other so that only a sum of updates is ever opened.
+
+Bytes travel as base64. All of it may be read by the platform: public keys, shares that are
+encrypted for their recipients, and in the end one share per client of one of its two secrets.
+The protocol: `docs/how-to/privacy.md`.
+"""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from backend.contracts.agent import Fence, SessionNumber
+from backend.contracts.common import Answer, Request
+from backend.contracts.enums import SecureStep
+
+MAX_PARTIES = 10_000
+
+SESSION_OVER = "secure_session_over"
+"""Code of the 409 that says: the session asks for this no more; forget its secrets."""
+
+PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes")]
+SealedShares = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=300, description="for one recipient")
+]
+ShareText = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=100, description="value of a share")
+]
+
+
+class SecureKeys(Request):
+    """Step 1: a client's public keys of this session."""
+
+    fence: Fence
+    session: SessionNumber
+    cipher_key: PublicKey = Field(description="protects shares on their way")
+    mask_key: PublicKey = Field(description="agrees on pairwise masks")
+
+
+class SecureShares(Request):
+    """Step 2: shares of a client's two secrets, one encrypted pair for every other client."""
+
+    fence: Fence
+    session: SessionNumber
+    ciphertexts: dict[UUID, SealedShares] = Field(max_length=MAX_PARTIES)
+
+
+class SecureReveal(Request):
+    """Step 4: for every client whose shares came, the share of one of its two secrets."""
+
+    session: SessionNumber
+    own_seeds: dict[UUID, ShareText] = Field(
+        max_length=MAX_PARTIES, description="of those whose masked update arrived"
+    )
+    mask_keys: dict[UUID, ShareText] = Field(
+        max_length=MAX_PARTIES, description="of those who went missing"
+    )
+
+
+class SecureMember(Answer):
+    """One client of the roster."""
+
+    client_id: UUID
+    cipher_key: str
+    mask_key: str
+    num_examples: int = Field(description="its weight in the sum")
+
+
+class SecureState(Answer):
+    """How far the session is, with what this client needs for its next message."""
+
+    session: int
+    step: SecureStep
+    threshold: int
+    roster: list[SecureMember] = Field([], description="in step `shares`: who announced keys")
+    inbox: dict[UUID, str] = Field({}, description="from step `inputs` on: shares by sender")
+    survivors: list[UUID] = Field(
+        [], description="in step `unmasking`: whose masked update arrived"
+    )
+
+
+def session_tag(run_id: UUID, round_number: int, session: int) -> str:
+    """What binds every key of a session to it."""
+    return f"{run_id}\x1f{round_number}\x1f{session}"
