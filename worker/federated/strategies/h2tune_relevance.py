@@ -27,7 +27,7 @@ import torch
 
 from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.client_round import below, take
-from worker.federated.strategies.h2tune_server import Aggregation
+from worker.federated.strategies.h2tune_server import Aggregation, read_sent
 from worker.federated.types import (
     AggregationReport,
     ClientUpdate,
@@ -58,8 +58,8 @@ class RelevanceAggregation(Aggregation):
         """Checks one client's update and adds it; see `Aggregation.add`."""
         super().add(update)
         client = self._clients[update.client_id]
-        origin = f"the update of client {update.client_id!r}"
-        self._updates[update.client_id] = self._unpack(client, update.shared, origin)
+        sent = read_sent(self._params, self._state, self._federation, client, update.shared)
+        self._updates[update.client_id] = (sent.matrices, sent.shares)
         self._examples[update.client_id] = update.num_examples
 
     def result(self) -> tuple[ServerState, AggregationReport]:

@@ -1,5 +1,7 @@
 """H2Tune on the server's side: many clients' matrices into the next slots, one client at a time."""
 
+from dataclasses import dataclass
+
 import torch
 
 from backend.contracts.params.h2tune import H2TuneParams
@@ -35,6 +37,65 @@ of those who do.
 def sends_changes(params: H2TuneParams) -> bool:
     """Whether clients send what they changed, not the matrices themselves."""
     return params.aggregation in {"delta", "relevance"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One client's update in the coordinates that all share, by role."""
+
+    matrices: Tensors  # (L*, R, R) fp64, zero where the client holds nothing
+    shares: Tensors  # (L*, R, R) fp64 in [0, 1]: how far an entry counts as held
+    positions: Tensors  # of the held entries in the flat R x R, ascending, (num_kept,) int64
+
+
+def read_sent(
+    params: H2TuneParams,
+    state: ServerState,
+    federation: FederationSpec,
+    client: ClientSpec,
+    shared: Tensors,
+) -> Sent:
+    """Checks what a client shared, and puts it where it belongs in the common stack.
+
+    Args:
+        params: of the run.
+        state: that the client received, with its mask unless it sends one.
+        federation: which the client is of.
+        client: who sent it.
+        shared: of its update.
+
+    Raises:
+        InvalidUpdateError: masks are missing, or tensors do not fit.
+    """
+    origin = f"the update of client {client.client_id!r}"
+    rank, num_slots = federation.global_rank, federation.num_slots
+    geometry = make_geometry(params.layout, client.lora_rank, rank, params.sparsity)
+    keys = client.modules if params.alignment_sharing == "per_role" else ("all",)
+    masks = take("mask", shared) or take(f"mask/{client.client_id}", state.tensors)
+    expected = {
+        **{f"values/{r}": TensorSpec((num_slots, geometry.num_kept)) for r in client.modules},
+        **{f"coverage/{key}": TensorSpec((num_slots,)) for key in keys},
+    }
+    values = {name: t for name, t in shared.items() if not name.startswith("mask/")}
+    require_tensors(values, expected, origin)
+    if masks.keys() != set(client.modules):
+        raise InvalidUpdateError(
+            f"In {origin}, masks are given for {sorted(masks)}, expected one for each of "
+            f"{sorted(client.modules)}: the client must send them until they are fixed."
+        )
+    sent = Sent({}, {}, {})
+    for role, packed in masks.items():
+        selected = unpack_mask(packed, geometry.num_selectable, geometry.num_selected, origin)
+        held = geometry.held_entries(selected)
+        key = role if params.alignment_sharing == "per_role" else "all"
+        ones = torch.ones(num_slots, geometry.num_kept, dtype=torch.float64)
+        coverage = shared[f"coverage/{key}"].double()[:, None, None]
+        if sends_changes(params):  # all or nothing
+            coverage = (coverage >= HOLDING_THRESHOLD).double()
+        sent.matrices[role] = unpack_entries(shared[f"values/{role}"].double(), held, rank)
+        sent.shares[role] = unpack_entries(ones, held, rank) * coverage
+        sent.positions[role] = held
+    return sent
 
 
 class Aggregation:
@@ -83,7 +144,10 @@ class Aggregation:
             raise InvalidUpdateError(f"{origin} came twice in one round: keep only one.")
         if update.num_examples < 1:
             raise InvalidUpdateError(f"{origin} states {update.num_examples} examples: need 1.")
-        matrices, shares = self._unpack(client, update.shared, origin)
+        sent = read_sent(self._params, self._state, self._federation, client, update.shared)
+        matrices, shares = sent.matrices, sent.shares
+        for role, packed in take("mask", update.shared).items():
+            self._masks[f"mask/{client.client_id}/{role}"] = packed
         changes = {
             role: self._change(role, matrix, shares[role]) for role, matrix in matrices.items()
         }
@@ -117,44 +181,6 @@ class Aggregation:
         tensors.update(self._masks)
         next_state = ServerState(tensors=tensors, meta=dict(self._state.meta))
         return next_state, self._report(slots)
-
-    def _unpack(self, client: ClientSpec, shared: Tensors, origin: str) -> tuple[Tensors, Tensors]:
-        """A client's matrices and what it holds of each slot, (L*, R, R) fp64 by role."""
-        params, rank = self._params, self._federation.global_rank
-        num_slots = self._federation.num_slots
-        geometry = make_geometry(params.layout, client.lora_rank, rank, params.sparsity)
-        keys = client.modules if params.alignment_sharing == "per_role" else ("all",)
-        sent_masks = take("mask", shared)
-        masks = sent_masks or take(f"mask/{client.client_id}", self._state.tensors)
-        expected = {
-            **{f"values/{r}": TensorSpec((num_slots, geometry.num_kept)) for r in client.modules},
-            **{f"coverage/{key}": TensorSpec((num_slots,)) for key in keys},
-        }
-        values = {name: t for name, t in shared.items() if not name.startswith("mask/")}
-        require_tensors(values, expected, origin)
-        if masks.keys() != set(client.modules):
-            raise InvalidUpdateError(
-                f"In {origin}, masks are given for {sorted(masks)}, expected one for each of "
-                f"{sorted(client.modules)}: the client must send them until they are fixed."
-            )
-        matrices, shares = {}, {}
-        for role, packed in masks.items():
-            selected = unpack_mask(packed, geometry.num_selectable, geometry.num_selected, origin)
-            held = geometry.held_entries(selected)
-            key = role if params.alignment_sharing == "per_role" else "all"
-            ones = torch.ones(num_slots, geometry.num_kept, dtype=torch.float64)
-            coverage = shared[f"coverage/{key}"].double()[:, None, None]
-            matrices[role] = unpack_entries(shared[f"values/{role}"].double(), held, rank)
-            shares[role] = unpack_entries(ones, held, rank) * self._held_share(coverage)
-        for role, packed in sent_masks.items():
-            self._masks[f"mask/{client.client_id}/{role}"] = packed
-        return matrices, shares
-
-    def _held_share(self, coverage: torch.Tensor) -> torch.Tensor:
-        """What of a slot counts as held: all or nothing for `delta`, else the exact share."""
-        if sends_changes(self._params):
-            return (coverage >= HOLDING_THRESHOLD).double()
-        return coverage
 
     def _change(self, role: str, matrix: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         if sends_changes(self._params):
