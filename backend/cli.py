@@ -41,6 +41,7 @@ from backend.logging import configure_logging
 from backend.settings import Settings, get_settings
 from backend.storage import open_blob_store
 from backend.storage.garbage import collect_garbage, find_garbage
+from backend.storage.retention import RetentionPolicy, find_expired, give_up_expired
 from backend.sweep import run_forever
 from backend.users import service as users
 
@@ -157,18 +158,26 @@ def collect(
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
 ) -> None:
-    """Remove stored bytes that nothing refers to any more."""
+    """Give up what retention no longer keeps, and remove stored bytes that nothing refers to."""
     with _one_line_errors():
         settings = get_settings()
         with open_database(settings) as url:
             upgrade(url)
             store = open_blob_store(blob_url_of(settings))
             engine = create_database_engine(url)
-            sweep_away = find_garbage if dry_run else collect_garbage
+            give_up, sweep_away = (
+                (find_expired, find_garbage) if dry_run else (give_up_expired, collect_garbage)
+            )
             grace = timedelta(hours=settings.garbage_grace_hours)
+            policy = RetentionPolicy(settings.retention_days, settings.retention_rounds)
+            expired = give_up(create_session_factory(engine), policy)
             garbage = sweep_away(create_session_factory(engine), store, grace)
             engine.dispose()
     what = "would be removed" if dry_run else "were removed"
+    _say(
+        f"Retention: bytes of {expired.num_updates} client updates in {expired.num_runs} ended "
+        f"runs, {expired.size_bytes} bytes, {'would be' if dry_run else 'were'} given up."
+    )
     _say(
         f"{garbage.num_blobs} blobs of {garbage.size_bytes} bytes and {garbage.num_strays} stray "
         f"objects {what}."

@@ -90,6 +90,21 @@ class Settings(BaseSettings):
     garbage_interval_hours: float = Field(
         1.0, gt=0, description="how often the sweep removes stored bytes that nothing needs"
     )
+    retention_days: float | None = Field(
+        None,
+        ge=0,
+        description="plans, updates and private factors of a run are kept for so long after its "
+        "end; empty: forever; a federation may have its own",
+    )
+    retention_rounds: int = Field(
+        0, ge=0, description="the last rounds of every ended run keep theirs for ever"
+    )
+    quota_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="stored bytes of one federation; empty: no limit; a federation may have its "
+        "own",
+    )
     presigned_urls: bool = Field(
         False,
         description="clients send long shared matrices to S3 and fetch blobs from it by "

@@ -25,6 +25,7 @@ from backend.secure_steps import find_secure, silent_rounds, too_few_told
 from backend.settings import Settings
 from backend.storage import BlobStoreUnavailableError, open_blob_store
 from backend.storage.garbage import collect_garbage
+from backend.storage.retention import RetentionPolicy, give_up_expired
 from backend.turns import take_turns, waiting_comparisons
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,10 @@ def run_forever(settings: Settings, stop: threading.Event) -> None:
 def _collect_garbage(session_factory: SessionFactory, settings: Settings) -> None:
     if settings.blob_url is None:
         return
+    policy = RetentionPolicy(settings.retention_days, settings.retention_rounds)
+    expired = give_up_expired(session_factory, policy)
+    if expired.num_updates:
+        logger.info("retention: %s", expired)
     try:
         store = open_blob_store(settings.blob_url)
         grace = timedelta(hours=settings.garbage_grace_hours)

@@ -79,6 +79,11 @@ def load_work(
             .order_by(Round.round_number.desc())
             .limit(1)
         )
+    if plan_sha256 is None:
+        raise FederatedError(
+            f"The plan of round {claim.round_number} was given up after the run had ended. Start a "
+            "new run."
+        )
     if row.dataset is None:
         raise FederatedError(f"{row.name} has no data set: upload one, then start a new run.")
     training = TrainingConfig.model_validate(run.training)

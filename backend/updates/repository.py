@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from backend.contracts.enums import EventKind, Execution, RoundKind, RunStatus, UpdateStatus
 from backend.db.ids import new_id
 from backend.db.models import Blob, Client, ClientUpdate, Event, Round, Run, Upload, UploadPiece
+from backend.errors import NotFoundError
 from backend.storage import BlobRef, BlobStoreUnavailableError
 
 
@@ -79,6 +80,20 @@ def find_kept_round(session: Session, own: OwnUpdate) -> int:
 def find_run(session: Session, run_id: UUID) -> Run:
     """The run of a round."""
     return session.get_one(Run, run_id)
+
+
+def find_plan(session: Session, own: OwnUpdate) -> Blob:
+    """The row of what the client receives in a round.
+
+    Raises:
+        NotFoundError: the run ended long ago, and the plan was given up since.
+    """
+    if own.update.plan_sha256 is None:
+        raise NotFoundError(
+            f"There is no plan of round {own.round.round_number} any more: the run has ended, and "
+            "its federation keeps plans for a while only. Start a new run."
+        )
+    return session.get_one(Blob, own.update.plan_sha256)
 
 
 def find_blob(session: Session, sha256: str) -> Blob:

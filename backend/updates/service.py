@@ -61,7 +61,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
         return Lease(work=None)
     own = require_own(session, client, update_id)
     run = repository.find_run(session, claim.run_id)
-    plan = repository.find_blob(session, own.update.plan_sha256)
+    plan = repository.find_plan(session, own)
     return Lease(
         work=Work(
             client_update_id=update_id,
@@ -88,7 +88,7 @@ def find_plan(session: Session, client: ClientPrincipal, update_id: UUID) -> Dow
         NotFoundError: no such update of this client.
     """
     own = require_own(session, client, update_id)
-    blob = repository.find_blob(session, own.update.plan_sha256)
+    blob = repository.find_plan(session, own)
     return Download(
         name=f"plan-{own.round.round_number}.safetensors",
         size_bytes=blob.size_bytes,

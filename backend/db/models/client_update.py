@@ -36,10 +36,13 @@ class ClientUpdate(Base):
     stage: Mapped[str | None]
     step: Mapped[int] = mapped_column(default=0)
     num_steps: Mapped[int] = mapped_column(default=0)
-    plan_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"))
+    # Null once retention gave it up.
+    plan_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     shared_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     private_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     adapter_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    signature: Mapped[str | None]  # base64 of 64 bytes, by the client's key
+    key_fingerprint: Mapped[str | None]  # of that key
     aggregated_in: Mapped[int | None]  # number of the round that used it
     late_at: Mapped[datetime | None]  # when its result came too late for any round
     error: Mapped[str | None]

@@ -24,6 +24,10 @@ class Federation(Base):
     visibility: Mapped[Visibility] = mapped_column(
         enum_column(Visibility), default=Visibility.MEMBERS, server_default="platform"
     )
+    # Null: as the settings of the platform say.
+    quota_bytes: Mapped[int | None]
+    retention_days: Mapped[float | None]
+    retention_rounds: Mapped[int | None]
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
