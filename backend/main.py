@@ -27,6 +27,7 @@ from backend.metrics.routes import router as metrics
 from backend.oidc.routes import router as oidc
 from backend.runs.control_routes import router as run_control
 from backend.runs.routes import router as runs
+from backend.secure_aggregation.routes import router as secure_aggregation
 from backend.sessions.routes import router as sessions
 from backend.settings import Settings, get_settings
 from backend.storage import open_blob_store, open_direct_transfers
@@ -42,7 +43,10 @@ PREFIX = "/api/v1"
 MAX_THREADS = 512
 """A request that holds a row lock needs a thread once more before it commits, to write its answer.
 With fewer threads than requests that wait for that lock it would never get one."""
-_ROUTERS = (sessions, oidc, account, users, audit, registration, base_models, strategies, agent)
+_ROUTERS = (
+    *(sessions, oidc, account, users, audit, registration, base_models, strategies),
+    *(agent, secure_aggregation),
+)
 _TENANT_ROUTERS = (clients, datasets, federations, runs, run_control, comparisons, metrics, events)
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 

@@ -21,6 +21,12 @@ from backend.contracts.agent import (
     UploadState,
     Work,
 )
+from backend.contracts.secure_aggregation import (
+    SecureKeys,
+    SecureReveal,
+    SecureShares,
+    SecureState,
+)
 
 
 class AgentWork:
@@ -86,6 +92,22 @@ class AgentWork:
         return self._transport.post(
             f"/agent/updates/{client_update_id}/result", ResultReceipt, result
         )
+
+    def secure_state(self, client_update_id: UUID) -> SecureState:
+        """How far the session of a masked update is, with what its next message needs."""
+        return self._transport.get(f"/agent/updates/{client_update_id}/secure", SecureState)
+
+    def announce_keys(self, client_update_id: UUID, keys: SecureKeys) -> None:
+        """Step 1 of a session; the same again is harmless."""
+        self._transport.call("POST", f"/agent/updates/{client_update_id}/secure/keys", keys)
+
+    def send_shares(self, client_update_id: UUID, shares: SecureShares) -> None:
+        """Step 2 of a session; the same again is harmless."""
+        self._transport.call("POST", f"/agent/updates/{client_update_id}/secure/shares", shares)
+
+    def reveal(self, client_update_id: UUID, shares: SecureReveal) -> None:
+        """Step 4 of a session; the same again is harmless."""
+        self._transport.call("POST", f"/agent/updates/{client_update_id}/secure/reveal", shares)
 
     def fail(self, client_update_id: UUID, failure: AgentFailure) -> None:
         """Say that the client cannot do its part; this ends the run."""

@@ -73,7 +73,7 @@ def announce_keys(
         ConflictError: the lease is lost, it is another session's turn, or other keys came before.
     """
     own = _lock(session, client, update_id)
-    updates.require_held(session, client, update_id, request.fence)
+    updates.require_leased(session, client, update_id, request.fence)
     secure = _require_session(session, own, request.session)
     party = repository.find_party(session, update_id)
     if party is not None:
@@ -103,7 +103,7 @@ def send_shares(
         InvalidError: they are not one for every other client of the roster.
     """
     own = _lock(session, client, update_id)
-    updates.require_held(session, client, update_id, request.fence)
+    updates.require_leased(session, client, update_id, request.fence)
     secure = _require_session(session, own, request.session)
     party = repository.find_party(session, update_id)
     if party is None:

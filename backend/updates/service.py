@@ -20,10 +20,11 @@ from backend.contracts.agent import (
     Heartbeat,
     Lease,
     ResultReceipt,
+    SecureTask,
     SharedReceipt,
     Work,
 )
-from backend.contracts.enums import EventKind, Execution, RoundKind, UpdateStatus
+from backend.contracts.enums import EventKind, Execution, RoundKind, SecureStep, UpdateStatus
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
@@ -31,6 +32,7 @@ from backend.errors import ConflictError, ForbiddenError, NotFoundError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event, record_metrics
 from backend.leases import Claim, Result
+from backend.secure_steps import find_secure
 from backend.storage import BlobRef, BlobStore, save_blob
 from backend.updates import repository
 from backend.updates.receipt import require_update
@@ -75,6 +77,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
             strategy=_PARAMS.validate_python(run.strategy),
             training=TrainingConfig.model_validate(run.training),
             privacy=PrivacySettings.model_validate(run.privacy),
+            secure=_secure_task(session, own),
             plan_sha256=plan.sha256,
             plan_size_bytes=plan.size_bytes,
         )
@@ -129,7 +132,21 @@ def heartbeat(
 def require_held(
     session: Session, client: ClientPrincipal, update_id: UUID, fence: int
 ) -> OwnUpdate:
-    """The update, when this attempt still counts, so that a large body is read only then.
+    """The update, when this attempt may send its shared matrices now: before they are read.
+
+    Raises:
+        NotFoundError: no such update of this client.
+        ConflictError: the lease is lost, or masks are not agreed on yet.
+    """
+    own = require_leased(session, client, update_id, fence)
+    _require_masks(session, own)
+    return own
+
+
+def require_leased(
+    session: Session, client: ClientPrincipal, update_id: UUID, fence: int
+) -> OwnUpdate:
+    """The update, when this attempt still counts.
 
     Raises:
         NotFoundError: no such update of this client.
@@ -193,11 +210,13 @@ def finish(
 
     Raises:
         NotFoundError: no such update of this client.
-        ConflictError: the lease is lost; the run page shows that the result was refused.
+        ConflictError: the lease is lost, and the run page shows that the result was refused; or
+            masks are not agreed on yet.
         InvalidError: the shared matrices are missing, or are not those that were uploaded.
     """
     own = require_own(session, client, update_id)
     if _is_held(own, result.fence):
+        _require_masks(session, own)
         _check_shared(own, result.shared_sha256)
     jobs = leases.accept(
         session,
@@ -258,6 +277,29 @@ def require_own(session: Session, client: ClientPrincipal, update_id: UUID) -> O
     if own is None:
         raise NotFoundError(f"Client {client.name} has no client update {update_id} to do.")
     return own
+
+
+def _secure_task(session: Session, own: OwnUpdate) -> SecureTask | None:
+    secure = find_secure(session, own.round.id)
+    if secure is None:
+        return None
+    return SecureTask(session=secure.number, threshold=secure.threshold)
+
+
+def _require_masks(session: Session, own: OwnUpdate) -> None:
+    """With secure aggregation nothing is taken before everybody's masks are agreed on.
+
+    So an agent that does not know of it is stopped before its update is read.
+    """
+    secure = find_secure(session, own.round.id)
+    if secure is None or secure.step is SecureStep.INPUTS:
+        return
+    raise ConflictError(
+        f"The session of round {own.round.round_number} is in step {secure.step.value}: an update "
+        "is taken in step inputs, masked. If this agent does not take part in the exchanges, it is "
+        "older than the platform: install the platform's version.",
+        code="secure_wrong_step",
+    )
 
 
 def _claim(own: OwnUpdate, fence: int) -> Claim:

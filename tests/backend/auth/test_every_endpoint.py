@@ -120,7 +120,13 @@ TABLE = {
     "POST /api/v1/agent/updates/{update_id}/result": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/failure": Access.OWN_UPDATE,
     "POST /api/v1/agent/updates/{update_id}/release": Access.OWN_UPDATE,
+    "GET /api/v1/agent/updates/{update_id}/secure": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/secure/keys": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/secure/shares": Access.OWN_UPDATE,
+    "POST /api/v1/agent/updates/{update_id}/secure/reveal": Access.OWN_UPDATE,
 }
+
+KEY = "A" * 43 + "="  # 32 zero bytes
 
 # What an address needs to reach the check of whose it is; other bodies are left out, since a
 # caller who gets in is then told what is wrong with the request, and nothing changes.
@@ -145,6 +151,15 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "POST /api/v1/agent/updates/{update_id}/result": {"json": {"fence": 9}},
     "POST /api/v1/agent/updates/{update_id}/failure": {"json": {"fence": 9, "reason": "test"}},
     "POST /api/v1/agent/updates/{update_id}/release": {"json": {"fence": 9}},
+    "POST /api/v1/agent/updates/{update_id}/secure/keys": {
+        "json": {"fence": 9, "session": 1, "cipher_key": KEY, "mask_key": KEY}
+    },
+    "POST /api/v1/agent/updates/{update_id}/secure/shares": {
+        "json": {"fence": 9, "session": 1, "ciphertexts": {}}
+    },
+    "POST /api/v1/agent/updates/{update_id}/secure/reveal": {
+        "json": {"session": 1, "own_seeds": {}, "mask_keys": {}}
+    },
 }
 
 
