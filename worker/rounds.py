@@ -38,6 +38,7 @@ from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
 from backend.stopping import stop_if_learned_enough
+from backend.secure_steps import find_secure
 from backend.storage.blobs import BlobCorruptedError, BlobMissingError
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
@@ -48,6 +49,7 @@ from worker.federated.errors import FederatedError, InvalidUpdateError, WireErro
 from worker.opening import Opening, plan_opening
 from worker.platform import Platform
 from worker.round_updates import RoundUpdates
+from worker.secure_rounds import begin_session, secured
 from worker.specs import describe_federation
 
 logger = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def open_round(platform: Platform, run_id: UUID) -> None:
 
 
 def _open(platform: Platform, run: Run, opening: Opening, federation: types.FederationSpec) -> None:
-    strategy = strategy_of(run)
+    strategy = secured(platform, run, strategy_of(run))
     if run.state_sha256 is None:
         refusals = strategy.check(federation)
         if refusals:
@@ -147,6 +149,7 @@ def _open(platform: Platform, run: Run, opening: Opening, federation: types.Fede
         )
         session.add(round_)
         session.flush()
+        begin_session(session, run, round_, len(opening.clients))
         updates = [
             ClientUpdate(
                 round_id=round_.id,
@@ -229,7 +232,7 @@ def _aggregate(
 ) -> None:
     if run.state_sha256 is None:
         raise RetryableJobError(f"run {run.id} has no state yet")
-    strategy = strategy_of(run)
+    strategy = secured(platform, run, strategy_of(run))
     state = artifacts.load_state(platform, run.state_sha256)
     exponent = RoundPolicy.model_validate(run.round_policy).staleness_exponent
     updates = RoundUpdates(platform, round_, federation, exponent)
@@ -279,7 +282,8 @@ def _refuse(
             client_id=None if sender is None else UUID(sender.client_id),
             round_number=round_.round_number,
         )
-        if sender is None:
+        if sender is None or find_secure(session, round_.id) is not None:
+            # Whose update is in a secure sum is fixed: without one of them the masks do not cancel.
             fail_run(session, round_.run_id, reason)
             session.commit()
             return
