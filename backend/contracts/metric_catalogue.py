@@ -20,6 +20,7 @@ class Unit(StrEnum):
     RATIO = "ratio"  # of two norms; 0 and above
     NORM = "norm"
     COSINE = "cosine"  # -1 to 1
+    DEVIATIONS = "deviations"  # robust standard deviations
     EPSILON = "epsilon"
 
 
@@ -147,6 +148,35 @@ _ALL = (
         "Over how many layers a common slot is spread; 0: each slot is one layer.",
     ),
     _info(
+        _M.COSINE_TO_MEAN,
+        Unit.COSINE,
+        "Direction of the client's change beside the weighted mean of all changes: 1, the same; "
+        "0, unrelated; -1, opposed.",
+    ),
+    _info(
+        _M.CONTRIBUTION,
+        Unit.COSINE,
+        "Direction of the client's change beside the mean of all others, without its own: above "
+        "0 it helps where the others go, below 0 it pulls back.",
+    ),
+    _info(
+        _M.NORM_SHARE,
+        Unit.SHARE,
+        "Part of the client in the sum of all weighted norms: how loud it is, whatever it says.",
+    ),
+    _info(
+        _M.OUTLIER_SCORE,
+        Unit.DEVIATIONS,
+        "Distance of the client's change to the median of all, in robust standard deviations "
+        "above the usual distance; above 3.5 it is unusual.",
+        better=False,
+    ),
+    _info(
+        _M.KEPT_SHARE,
+        Unit.SHARE,
+        "Of the client's update, what the robust rule used: of its numbers, or of its length.",
+    ),
+    _info(
         _M.EPSILON,
         Unit.EPSILON,
         "Privacy spent by the client up to this round (differential privacy).",
@@ -198,6 +228,9 @@ _REPORT = (
         better=True,
     ),
     _info("largest_weight", Unit.SHARE, "Weight of the client that counts most in the mean."),
+    _info("num_left_out", Unit.COUNT, "Updates that the robust rule did not use."),
+    _info("num_clipped", Unit.COUNT, "Updates whose change was shortened."),
+    _info("clip_norm", Unit.NORM, "Norm to which longer changes were shortened."),
     _info("num_dropouts", Unit.COUNT, "Clients lost during secure aggregation.", better=False),
     _info("rounding_error_bound", Unit.NORM, "Most that fixed-point sums can be off by."),
 )

@@ -41,5 +41,10 @@ class MetricName(StrEnum):
     MASK_CHURN = "mask_churn"  # 1 - Jaccard index of the mask to the one before
     ALIGNMENT_ERROR = "alignment_error"  # largest deviation of P^T P from the identity
     ALIGNMENT_ENTROPY = "alignment_entropy"  # nats: how many layers a slot is spread over
+    COSINE_TO_MEAN = "cosine_to_mean"  # of the client's change and the aggregated one
+    CONTRIBUTION = "contribution"  # cosine of the client's change and that of all others together
+    NORM_SHARE = "norm_share"  # of the weighted norms of all changes, the client's part
+    OUTLIER_SCORE = "outlier_score"  # robust z-score of the distance to the median change
+    KEPT_SHARE = "kept_share"  # of the client's update, what a robust rule used
     EPSILON = "epsilon"  # spent by the client up to this round; differential privacy only
     UPDATE_NORM = "update_norm"  # of the whole change before clipping; differential privacy only

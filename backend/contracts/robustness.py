@@ -76,12 +76,13 @@ class Robustness(BaseModel):
     )
 
     def num_trimmed(self, num_updates: int) -> int:
-        """How many updates are left out at either end of every number."""
+        """How many updates are left out at either end of every number; always leaves one."""
+        most = max(0, (num_updates - 1) // 2)
         match self.rule:
             case "median":
-                return max(0, (num_updates - 1) // 2)
+                return most
             case "trimmed_mean":
-                return int(self.trim_share * num_updates + _HAIR)
+                return min(most, int(self.trim_share * num_updates + _HAIR))
             case _:
                 return 0
 

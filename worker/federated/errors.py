@@ -21,6 +21,10 @@ class InvalidUpdateError(FederatedError):
     """Tensors from the other side are missing, unknown, misshaped or of the wrong type."""
 
 
+class UpdateTooLargeError(InvalidUpdateError):
+    """A client's change is longer than its run allows."""
+
+
 class NonFiniteError(FederatedError):
     """A tensor or a loss holds NaN or infinity."""
 

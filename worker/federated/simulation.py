@@ -5,12 +5,13 @@ Every message really becomes bytes and back, so what a simulation finds holds on
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings, privacy_refusals
+from backend.contracts.robustness import TRUSTING, Robustness, robustness_refusals
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy, policy_refusals
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
@@ -25,6 +26,10 @@ from worker.federated.privacy.secure_strategy import (
     nobody,
     simulated_opening,
 )
+from worker.federated.robustness.attacks import Tamper, honest
+from worker.federated.robustness.coordinates import coordinates_of
+from worker.federated.robustness.robust_strategy import with_robustness, without_too_large
+from worker.federated.robustness.scores import score_clients
 from worker.federated.roles import architecture_of, module_shapes
 from worker.federated.staleness import discounted
 from worker.federated.strategies.registry import build_strategy
@@ -67,6 +72,7 @@ class SimulatedClient:
     bind_objective: Callable[[PreTrainedModel, TrainingConfig], Objective] | None = None
     """For objectives that are part of a model, such as its own head: gets each round's copy."""
     private: Tensors | None = None  # what it brings into its first round, such as factors
+    tamper: Tamper = honest  # what a hostile client does to its update before it leaves
 
     def objective(
         self, training: TrainingConfig, model: PreTrainedModel | None = None
@@ -98,6 +104,7 @@ class SimulatedRound:
 
     metrics: Mapping[str, Metrics]  # by client id
     report: AggregationReport
+    refused: Mapping[str, str] = field(default_factory=dict)  # by client id: why it did not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,7 @@ def simulate(
     output: Path | None = None,
     privacy: PrivacySettings = NO_PRIVACY,
     dropouts: Dropouts = nobody,
+    robustness: Robustness = TRUSTING,
     round_policy: RoundPolicy = EVERYBODY,
     delays: Delays = on_time,
 ) -> SimulationResult:
@@ -136,25 +144,33 @@ def simulate(
         output: each client's adapter goes to `output/<client_id>`; None: nothing is delivered.
         privacy: how clients protect what they send. Noise follows from the seed here.
         dropouts: whose updates get lost on their way, by round; with secure aggregation only.
+        robustness: what is done about hostile clients.
         round_policy: how many clients are at work in a round, and its buffer. There is no clock
             here and nobody fails, so quorum and deadline have no effect.
         delays: in which order updates come, for rounds with a buffer.
 
     Raises:
-        InvalidConfigError: no round, or the strategy refuses a client or the protection.
+        InvalidConfigError: no round, or the strategy refuses a client, the protection or the
+            robust rule.
+        InvalidUpdateError: no update of a round can be used, or too few for the robust rule.
     """
     if num_rounds < 1:
         raise InvalidConfigError(f"num_rounds is {num_rounds}: it must be at least 1.")
-    impossible = policy_refusals(params, round_policy, len(clients))
+    num_at_work = round_policy.num_participants(len(clients))
+    impossible = {
+        **policy_refusals(params, round_policy, len(clients)),
+        **robustness_refusals(params, robustness, round_policy.quorum(num_at_work), privacy),
+    }
     if impossible:
         raise InvalidConfigError(" ".join(impossible.values()))
-    strategy = _protected(params, privacy, dropouts)
+    strategy = with_robustness(_protected(params, privacy, dropouts), params, robustness)
     ordered = sorted(clients, key=lambda client: client.client_id)
     members = [_Member(client, client.spec(), training) for client in ordered]
     federation = FederationSpec(global_rank, tuple(member.spec for member in members))
     refusals = strategy.check(federation)
     if refusals:
         raise InvalidConfigError(" ".join(refusal.reason for refusal in refusals))
+    server = _Server(strategy, params, federation, privacy, robustness)
     state = strategy.init_state(federation, seed)
     rounds = []
     by_id = {member.client_id: member for member in members}
@@ -165,10 +181,9 @@ def simulate(
             arrivals.send(by_id[client_id].train(strategy, plans[client_id]))
         updates = arrivals.take()
         ages = {update.client_id: round_number - update.round_number for update in updates}
-        weighted = discounted(updates, ages, round_policy.staleness_exponent)
-        state, report = strategy.aggregate(state, federation, weighted)
-        state = decode_state(encode_state(state))
-        rounds.append(SimulatedRound({u.client_id: u.metrics for u in updates}, report))
+        weighted = list(discounted(updates, ages, round_policy.staleness_exponent))
+        state, result = server.close_round(state, weighted)
+        rounds.append(result)
     delivered = {}
     if output is not None:
         plans = strategy.configure_round(state, federation, num_rounds + 1, deliver=True)
@@ -195,6 +210,39 @@ def _protected(params: Params, privacy: PrivacySettings, dropouts: Dropouts) -> 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """What the server does when the updates of a round are in."""
+
+    strategy: Strategy
+    params: Params
+    federation: FederationSpec
+    privacy: PrivacySettings
+    robustness: Robustness
+
+    def close_round(
+        self, state: ServerState, updates: list[ClientUpdate]
+    ) -> tuple[ServerState, SimulatedRound]:
+        """The next state, as it comes back from the wire, and what the round gave."""
+        refused: dict[str, str] = {}
+        used, bound = updates, self.robustness.max_update_norm
+        if bound is not None:
+            coordinates = coordinates_of(self.params, state, self.federation)
+            used, refused = without_too_large(coordinates, updates, bound)
+        next_state, report = self.strategy.aggregate(state, self.federation, used)
+        scores = score_clients(self.params, self.privacy, state, self.federation, used)
+        metrics: dict[str, Metrics] = {
+            update.client_id: {
+                **update.metrics,
+                **scores.get(update.client_id, {}),
+                **report.clients.get(update.client_id, {}),
+            }
+            for update in updates
+        }
+        next_state = decode_state(encode_state(next_state))
+        return next_state, SimulatedRound(metrics, report, refused)
+
+
 class _Member:
     """One client from round to round; what it gets, keeps and gives becomes bytes on the way."""
 
@@ -209,7 +257,8 @@ class _Member:
         """One training round on a fresh copy of the base model; remembers what it keeps."""
         update = strategy.train_client(_over_the_wire(plan), self._at_work())
         self.kept = encode_private(update.private)
-        return decode_update(encode_update(update))
+        sent = self._client.tamper(plan, update)
+        return decode_update(encode_update(sent))
 
     def deliver(self, strategy: Strategy, plan: ClientPlan, folder: Path) -> Metrics:
         """Writes the final adapter and measures it."""

@@ -104,6 +104,7 @@ class AggregationReport:
 
     num_clients: int
     values: Mapping[str, float] = field(default_factory=dict)
+    clients: Mapping[str, Metrics] = field(default_factory=dict)  # what it found, by client id
 
 
 @dataclass(frozen=True, slots=True)
