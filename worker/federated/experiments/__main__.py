@@ -45,7 +45,9 @@ def main() -> None:
         if options.tasks and not tasks <= set(options.tasks.split(",")):
             _LOGGER.info("%s: left out, its tasks are %s", setting.name, ", ".join(sorted(tasks)))
             continue
-        _run_setting(experiment, setting, options)
+        if options.settings and setting.name not in options.settings:
+            continue
+        _run_setting(experiment.within(setting), setting, options)
     _write_report(experiment, options.out)
 
 
@@ -108,6 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="public data: <task>_{train,test}.jsonl")
     parser.add_argument("--models-dir", type=Path, help="where decoders given as folders lie")
     parser.add_argument("--tasks", help="only settings of these tasks, by comma")
+    parser.add_argument("--settings", type=str.split, help="only these, by space")
     parser.add_argument("--arms", type=_names, help="only these arms, by comma")
     parser.add_argument("--seeds", type=_numbers, help="these, by comma; default: as in the file")
     parser.add_argument("--threads", type=int, default=1, help="of the processor")

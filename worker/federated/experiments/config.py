@@ -90,6 +90,8 @@ class Setting(_Part):
     )
     members: tuple[Member, ...] = Field(min_length=1)
     probes: Probes = Probes()
+    num_rounds: int | None = Field(None, ge=1, description="in place of the file's")
+    local_steps: int | None = Field(None, ge=1, description="in place of the file's")
 
 
 class Experiment(_Part):
@@ -111,6 +113,16 @@ class Experiment(_Part):
         if twice:
             raise ValueError(f"two arms are named {twice[0]!r}: rename one")
         return self
+
+    def within(self, setting: Setting) -> Self:
+        """The experiment with what a setting has in place of the file's rounds and steps."""
+        steps = setting.local_steps or self.training.local_steps
+        return self.model_copy(
+            update={
+                "num_rounds": setting.num_rounds or self.num_rounds,
+                "training": self.training.model_copy(update={"local_steps": steps}),
+            }
+        )
 
     @property
     def all_arms(self) -> tuple[Arm, ...]:

@@ -45,8 +45,9 @@ COLUMNS = tuple(field.name for field in fields(Record))
 
 def fingerprint(experiment: Experiment, setting: Setting, arm: Arm) -> str:
     """Twelve hexadecimal digits that differ when anything that decides the numbers differs."""
+    own = setting.model_dump(mode="json")
     told = {
-        "setting": setting.model_dump(mode="json"),
+        "setting": {name: value for name, value in own.items() if value is not None},
         "arm": arm.model_dump(mode="json"),
         "training": experiment.training.model_dump(mode="json"),
         "num_rounds": experiment.num_rounds,
