@@ -12,6 +12,7 @@ from backend.contracts.base_models import BaseModelRef
 from backend.contracts.datasets import BuiltinDataset, DatasetRef, UploadedDataset
 from backend.contracts.enums import RoundKind, UpdateStatus
 from backend.contracts.privacy import PrivacySettings
+from backend.contracts.robustness import Robustness
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, ClientUpdate, Round, Run
@@ -24,6 +25,7 @@ from worker.federated import types
 from worker.federated.errors import FederatedError
 from worker.federated.objectives.loading import load_for_task
 from worker.federated.privacy.private import unpredictable_key, with_noise
+from worker.federated.robustness.robust_strategy import with_robustness
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.strategy import Strategy
 from worker.federated.tasks.loading import load_dataset, open_pictures
@@ -35,14 +37,15 @@ _DATASET: TypeAdapter[BuiltinDataset | UploadedDataset] = TypeAdapter(DatasetRef
 
 
 def strategy_of(run: Run) -> Strategy:
-    """The run's strategy, with noise where its settings ask for it.
+    """The run's strategy, with noise and robust aggregation where its settings ask for it.
 
     The noise of a managed client comes from the worker's secure source. An attempt that got lost
     may leave a blob with other noise, which nobody but the operator could find, who has the data.
     """
     params = _PARAMS.validate_python(run.strategy)
     noise = PrivacySettings.model_validate(run.privacy).differential_privacy
-    return with_noise(build_strategy(params), params, noise, unpredictable_key)
+    strategy = with_noise(build_strategy(params), params, noise, unpredictable_key)
+    return with_robustness(strategy, params, Robustness.model_validate(run.robustness))
 
 
 @dataclass(frozen=True, slots=True)

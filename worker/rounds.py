@@ -45,10 +45,16 @@ from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
 from worker.checkpoints import CheckpointFile, remove_abandoned
 from worker.client_work import deliver, load_work, strategy_of, train
 from worker.federated import types
-from worker.federated.errors import FederatedError, InvalidUpdateError, WireError
+from worker.federated.errors import (
+    FederatedError,
+    InvalidUpdateError,
+    UpdateTooLargeError,
+    WireError,
+)
 from worker.opening import Opening, plan_opening
 from worker.platform import Platform
 from worker.round_updates import RoundUpdates
+from worker.scores import record_scores, round_scores
 from worker.secure_rounds import begin_session, secured
 from worker.specs import describe_federation
 
@@ -238,19 +244,21 @@ def _aggregate(
     updates = RoundUpdates(platform, round_, federation, exponent)
     start = time.monotonic()
     try:
-        state, report = strategy.aggregate(state, federation, updates)
+        next_state, report = strategy.aggregate(state, federation, updates)
     except UNUSABLE_UPDATE as error:
-        _refuse(platform, round_, updates.current, str(error))
+        _refuse(platform, round_, updates.current, error)
         return
-    state_sha256 = artifacts.save_state(platform, state)
+    state_sha256 = artifacts.save_state(platform, next_state)
     values = {**report.values, "seconds_aggregate": time.monotonic() - start}
     stale = [age for age in updates.staleness.values() if age > 0]
     if stale:
         values |= {"stale_updates": float(len(stale)), "largest_staleness": float(max(stale))}
+    scores = round_scores(run, state, federation, updates, report)
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
         if not change_round(session, round_.id, RoundStatus.CLOSED, report=values):
             return  # another delivery of this job was first, or the run has ended
+        record_scores(session, run.id, round_.round_number, scores)
         current.state_sha256 = state_sha256
         current.enqueued_at = func.now()
         record_event(
@@ -266,9 +274,10 @@ def _aggregate(
 
 
 def _refuse(
-    platform: Platform, round_: Round, sender: types.ClientSpec | None, reason: str
+    platform: Platform, round_: Round, sender: types.ClientSpec | None, error: Exception
 ) -> None:
     """Goes on without an update that cannot be aggregated, or ends the run; shows whose it is."""
+    reason, is_too_large = str(error), isinstance(error, UpdateTooLargeError)
     if sender is not None:
         reason = f"The update of {sender.name} in round {round_.round_number} was refused: {reason}"
     with platform.session_factory() as session:
@@ -281,6 +290,7 @@ def _refuse(
             reason,
             client_id=None if sender is None else UUID(sender.client_id),
             round_number=round_.round_number,
+            code="update_norm_exceeded" if is_too_large else "update_unusable",
         )
         if sender is None or find_secure(session, round_.id) is not None:
             # Whose update is in a secure sum is fixed: without one of them the masks do not cancel.
