@@ -23,7 +23,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.jobs import CloseRound, Job
 from backend.contracts.round_policy import RoundPolicy
-from backend.db.models import Attempt, Client, ClientUpdate, Round, Run, SecureSession
+from backend.db.models import Attempt, Client, ClientUpdate, Refusal, Round, Run, SecureSession
 from backend.journal import record_event
 from backend.lifecycle import OPEN_UPDATES, change_round, change_update, fail_run
 from backend.secure_steps import awaited, find_secure, next_step, num_done, too_few_told
@@ -71,6 +71,7 @@ def settle_round(session: Session, run_id: UUID, lost: LostClient | None = None)
     policy = _policy(session, run_id)
     tally = _tally(session, round_)
     if tally.possible < tally.quorum:
+        lost = lost or _refusing(session, run_id)
         fail_run(session, run_id, _out_of_reach(round_, policy, tally.quorum, tally.possible, lost))
         return []
     if lost is not None:
@@ -293,6 +294,22 @@ def _counts_in(round_: Round) -> ColumnElement[bool]:
 
 def _arrived(round_: Round) -> ColumnElement[bool]:
     return and_(_counts_in(round_), ClientUpdate.status == UpdateStatus.ACCEPTED)
+
+
+def _refusing(session: Session, run_id: UUID) -> LostClient | None:
+    """One of those that stay out of the run, where that is why too few can come."""
+    refusal = session.scalars(
+        select(Refusal).where(Refusal.run_id == run_id).order_by(Refusal.id.desc()).limit(1)
+    ).one_or_none()
+    if refusal is None:
+        return None
+    sentence = refusal_sentence(refusal.client.name, refusal.reason)
+    return LostClient(refusal.client_id, refusal.client.name, sentence)
+
+
+def refusal_sentence(name: str, reason: str) -> str:
+    """What people read: who stays out of the run, and why."""
+    return f"{name} does not take part in this run: {reason.rstrip('.')}."
 
 
 def _tally(session: Session, round_: Round) -> _Tally:

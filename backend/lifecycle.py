@@ -53,6 +53,7 @@ UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
         UpdateStatus.FAILED,
         UpdateStatus.CANCELLED,
         UpdateStatus.DROPPED,
+        UpdateStatus.DECLINED,
     },
     UpdateStatus.TRAINING: {
         UpdateStatus.PENDING,  # its attempt was lost; another one follows
@@ -60,6 +61,7 @@ UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
         UpdateStatus.FAILED,
         UpdateStatus.CANCELLED,
         UpdateStatus.DROPPED,
+        UpdateStatus.DECLINED,
     },
     UpdateStatus.ACCEPTED: {
         UpdateStatus.REFUSED,  # it could not be aggregated
@@ -69,6 +71,7 @@ UPDATE_CHANGES: Mapping[UpdateStatus, Set[UpdateStatus]] = {
     UpdateStatus.FAILED: {UpdateStatus.PENDING},  # its run is resumed, as in the next two
     UpdateStatus.CANCELLED: {UpdateStatus.PENDING},
     UpdateStatus.REFUSED: {UpdateStatus.PENDING},
+    UpdateStatus.DECLINED: {UpdateStatus.PENDING},  # its client takes part after all
 }
 OPEN_UPDATES = (UpdateStatus.PENDING, UpdateStatus.TRAINING)
 """A client is at work on these, or will be."""

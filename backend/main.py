@@ -20,11 +20,13 @@ from backend.contracts.common import Problem
 from backend.datasets.routes import router as datasets
 from backend.db.session import create_database_engine, create_session_factory
 from backend.events.routes import router as events
+from backend.federation_storage.routes import router as federation_storage
 from backend.federations.routes import router as federations
 from backend.health.routes import router as health
 from backend.logging import configure_logging
 from backend.metrics.routes import router as metrics
 from backend.oidc.routes import router as oidc
+from backend.refusals.routes import router as refusals
 from backend.runs.control_routes import router as run_control
 from backend.runs.routes import router as runs
 from backend.secure_aggregation.routes import router as secure_aggregation
@@ -47,7 +49,18 @@ _ROUTERS = (
     *(sessions, oidc, account, users, audit, registration, base_models, strategies),
     *(agent, secure_aggregation),
 )
-_TENANT_ROUTERS = (clients, datasets, federations, runs, run_control, comparisons, metrics, events)
+_TENANT_ROUTERS = (
+    clients,
+    datasets,
+    federations,
+    federation_storage,
+    runs,
+    run_control,
+    comparisons,
+    metrics,
+    events,
+    refusals,
+)
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 
 

@@ -22,7 +22,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.jobs import CloseRound, Job, OpenRound, RunClientUpdate
 from backend.contracts.round_policy import RoundPolicy
-from backend.db.models import Client, ClientUpdate, Metric, Round, Run
+from backend.db.models import Client, ClientUpdate, Metric, Refusal, Round, Run
 from backend.journal import record_event
 from backend.lifecycle import OPEN_ROUNDS, change_round, change_run, change_update, lock_run
 from backend.secure_steps import find_secure, new_session
@@ -98,11 +98,13 @@ def _reopen(session: Session, run: Run) -> None:
         new_session(session, secure)
         redone += [UpdateStatus.ACCEPTED, UpdateStatus.DROPPED]
         _forget_measurements(session, failed)
+    refusing = select(Refusal.client_id).where(Refusal.run_id == run.id)
     again = session.scalars(
         select(ClientUpdate.id)
         .join(Round, ClientUpdate.round_id == Round.id)
         .where(
             Round.run_id == run.id,
+            ClientUpdate.client_id.not_in(refusing),
             or_(
                 ClientUpdate.status == UpdateStatus.CANCELLED,
                 and_(

@@ -1,12 +1,15 @@
 """Which round comes next in a run, who takes part in it, and how many of them are enough."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from backend.barrier import refusal_sentence
 from backend.contracts.enums import RoundKind
 from backend.contracts.round_policy import RoundPolicy
-from backend.db.models import Client, Run
+from backend.db.models import Client, Refusal, Run
+from worker.federated.errors import FederatedError
 from worker.federated.participation import draw_clients
 
 
@@ -29,10 +32,18 @@ class Opening:
         return f"{what} opened for {some}{among} clients."
 
 
-def plan_opening(run: Run, members: list[Client], busy: set[UUID]) -> Opening:
-    """Who takes part in the next round: not whoever is still busy with an earlier one."""
+def plan_opening(
+    run: Run, clients: list[Client], busy: set[UUID], refusals: Sequence[Refusal] = ()
+) -> Opening:
+    """Who takes part in the next round: not whoever is still busy with an earlier one.
+
+    Raises:
+        FederatedError: somebody refuses, and the run needs everybody or has nobody left.
+    """
     number = run.round_number + 1
     policy = RoundPolicy.model_validate(run.round_policy)
+    members = _willing(policy, clients, refusals)
+    busy = busy.intersection(client.id for client in members)
     if number > (run.stopped_after or run.num_rounds):
         quorum = policy.quorum(len(members))
         return Opening(number, RoundKind.DELIVER, members, len(members), quorum, None)
@@ -48,3 +59,19 @@ def plan_opening(run: Run, members: list[Client], busy: set[UUID]) -> Opening:
         quorum=policy.quorum(num_at_work),
         deadline=None if seconds is None else timedelta(seconds=seconds),
     )
+
+
+def _willing(
+    policy: RoundPolicy, clients: list[Client], refusals: Sequence[Refusal]
+) -> list[Client]:
+    refusing = {refusal.client_id for refusal in refusals}
+    willing = [client for client in clients if client.id not in refusing]
+    num_needed = policy.num_participants(len(clients)) if policy.needs_everybody else 1
+    if refusing and len(willing) < num_needed:
+        sentences = [refusal_sentence(r.client.name, r.reason) for r in refusals]
+        raise FederatedError(
+            f"{' '.join(sentences)} {num_needed} of {len(clients)} clients are needed: withdraw "
+            "the refusal and resume the run, or start one whose round policy needs fewer "
+            "(min_clients, min_fraction)."
+        )
+    return willing

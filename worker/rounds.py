@@ -37,8 +37,9 @@ from backend.errors import RetryableJobError
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
-from backend.stopping import stop_if_learned_enough
+from backend.participation import refusals_of
 from backend.secure_steps import find_secure
+from backend.stopping import stop_if_learned_enough
 from backend.storage.blobs import BlobCorruptedError, BlobMissingError
 from worker import artifacts
 from worker.attempts import TRANSIENT_ERRORS, ActiveAttempt, describe_failure
@@ -53,6 +54,7 @@ from worker.federated.errors import (
 )
 from worker.opening import Opening, plan_opening
 from worker.platform import Platform
+from worker.room import require_room_for_round
 from worker.round_updates import RoundUpdates
 from worker.scores import record_scores, round_scores
 from worker.secure_rounds import begin_session, secured
@@ -102,6 +104,7 @@ def open_round(platform: Platform, run_id: UUID) -> None:
         clients = list(run.federation.clients)
         global_rank = run.federation.global_rank
         busy = busy_clients(session, run_id)
+        refusals = refusals_of(session, run_id)
         is_open = session.scalar(
             select(func.count())
             .select_from(Round)
@@ -113,8 +116,9 @@ def open_round(platform: Platform, run_id: UUID) -> None:
     if is_open or run.status not in {RunStatus.QUEUED, RunStatus.RUNNING}:
         return
     with _RunGuard(platform, run_id):
+        require_room_for_round(platform, run)
         federation = describe_federation(clients, global_rank)
-        _open(platform, run, plan_opening(run, clients, busy), federation)
+        _open(platform, run, plan_opening(run, clients, busy, refusals), federation)
 
 
 def _open(platform: Platform, run: Run, opening: Opening, federation: types.FederationSpec) -> None:
@@ -140,6 +144,10 @@ def _open(platform: Platform, run: Run, opening: Opening, federation: types.Fede
         may_go_on = current.status in {RunStatus.QUEUED, RunStatus.RUNNING}
         if current.round_number != run.round_number or not may_go_on:
             return  # somebody else opened it, or the run has ended or is paused
+        refusing = {refusal.client_id for refusal in refusals_of(session, run.id)}
+        if refusing.intersection(client.id for client in opening.clients):
+            commit_and_enqueue(session, OpenRound(run_id=run.id))  # refused in this moment
+            return
         if current.status is RunStatus.QUEUED and change_run(session, run.id, RunStatus.RUNNING):
             record_event(session, run.id, EventKind.RUN_STARTED, "The run started.")
         current.round_number = opening.number

@@ -12,6 +12,7 @@ from backend.contracts.clients import (
     EnrolmentKeyCreate,
     EnrolmentKeyCreated,
 )
+from backend.contracts.refusals import Refusal, RefusalCreate
 
 
 class EnrolmentKeys:
@@ -104,3 +105,16 @@ class Clients:
     def revoke_credential(self, client_id: UUID) -> None:
         """Lock a client out until it gets a new credential."""
         self._transport.call("DELETE", f"/clients/{client_id}/credential")
+
+    def refuse(self, client_id: UUID, run_id: UUID, reason: str) -> Refusal:
+        """Take a client out of one run; what it handed in before counts."""
+        body = RefusalCreate(run_id=run_id, reason=reason)
+        return self._transport.post(f"/clients/{client_id}/refusals", Refusal, body)
+
+    def refusals(self, client_id: UUID) -> Iterator[Refusal]:
+        """The runs that a client refuses, newest first."""
+        return self._transport.walk(f"/clients/{client_id}/refusals", Refusal)
+
+    def withdraw_refusal(self, client_id: UUID, refusal_id: UUID) -> None:
+        """Let a client take part in a run after all."""
+        self._transport.call("DELETE", f"/clients/{client_id}/refusals/{refusal_id}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 from backend.api_client.transport import Transport
+from backend.contracts.refusals import Refusal
 from backend.contracts.runs import Adapter, Event, LiveRun, MetricPoint, Run, RunClone
 
 LARGE_PAGES = {"limit": 1000}  # a run measures thousands of small values
@@ -39,6 +40,10 @@ class Runs:
     def clone(self, run_id: UUID, seed: int | None = None) -> Run:
         """A new run with the same settings, and another seed if one is given."""
         return self._transport.post(f"/runs/{run_id}/clone", Run, RunClone(seed=seed))
+
+    def refusals(self, run_id: UUID) -> list[Refusal]:
+        """The clients that do not take part in a run."""
+        return self._transport.get(f"/runs/{run_id}/refusals", list[Refusal])
 
     def live(self, run_id: UUID, after: int = 0) -> LiveRun:
         """The state of a run, and what happened since a cursor.

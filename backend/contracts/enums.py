@@ -81,6 +81,7 @@ class UpdateStatus(StrEnum):
     CANCELLED = "cancelled"
     DROPPED = "dropped"  # its round closed without it
     REFUSED = "refused"  # it came, but could not be aggregated
+    DECLINED = "declined"  # its client does not take part in the run
 
 
 class AttemptOutcome(StrEnum):
@@ -112,6 +113,8 @@ class EventKind(StrEnum):
     ATTEMPT_EXPIRED = "attempt_expired"
     ATTEMPT_FAILED = "attempt_failed"
     DEADLINE_PASSED = "deadline_passed"  # of a round
+    CLIENT_REFUSED = "client_refused"  # it does not take part in the run
+    REFUSAL_WITHDRAWN = "refusal_withdrawn"
     CLIENT_LEFT_OUT = "client_left_out"  # the round goes on without it
     UPDATE_ACCEPTED = "update_accepted"
     UPDATE_REFUSED = "update_refused"

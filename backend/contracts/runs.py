@@ -16,6 +16,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.refusals import Refusal
 from backend.contracts.robustness import TRUSTING, Robustness
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy
 from backend.contracts.stopping import StopRule
@@ -166,6 +167,7 @@ class LiveRun(Answer):
     )
     metrics: list[MetricPoint]
     events: list[Event]
+    refusals: list[Refusal] = Field([], description="clients that do not take part in the run")
     cursor: int
 
 

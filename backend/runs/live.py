@@ -9,6 +9,7 @@ from backend.contracts.runs import ClientUpdate, LiveRun, Round, Run
 from backend.db import models
 from backend.events.service import events_between
 from backend.metrics.service import metrics_between, newest_journal_id
+from backend.refusals.service import list_of_run
 from backend.runs import repository
 from backend.runs.service import require_run
 
@@ -40,6 +41,7 @@ def live_run(session: Session, run_id: UUID, after: int) -> LiveRun:
         rounds=_rounds(session, run_id, from_round),
         metrics=metrics,
         events=events,
+        refusals=list_of_run(session, run_id),
         cursor=cursor,
     )
 

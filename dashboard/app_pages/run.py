@@ -22,6 +22,7 @@ from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import measured_section
 from dashboard.components.mixing import mixing_section
 from dashboard.components.privacy_view import privacy_section
+from dashboard.components.refusals import refusal_control, refusal_notes
 
 HISTORY = "run.history"
 REFRESH_SECONDS = 2.0
@@ -34,7 +35,7 @@ def main() -> None:
     history = _history(api, run_id)
     federation = api.federations.get(history.run.federation_id)
     _title(history, federation)
-    _controls(api, history)
+    _controls(api, history, federation)
     baseline = baseline_of(api, history.run)
     live = _is_live(history.run, baseline)
     st.fragment(_live, run_every=REFRESH_SECONDS if live else None)(run_id, federation, live)
@@ -75,7 +76,7 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         st.caption(f"Groups: {escape(' · '.join(groups))}")
 
 
-def _controls(api: ApiClient, history: LiveHistory) -> None:
+def _controls(api: ApiClient, history: LiveHistory, federation: FederationDetail) -> None:
     """Settings, start and cancel; outside of what refreshes, so that nothing closes by itself."""
     run = history.run
     with st.container(horizontal=True):
@@ -98,6 +99,7 @@ def _controls(api: ApiClient, history: LiveHistory) -> None:
             history.run = api.runs.start(run.id)
             st.rerun()
         _pause_and_resume(api, history)
+        refusal_control(api, run, federation)
         if not run.status.is_terminal:
             with st.popover("Cancel run", icon=":material/stop_circle:"):
                 st.markdown("Stop this run for good? A cancelled run cannot be continued.")
@@ -177,6 +179,7 @@ def _draw(
     is_compared = baseline_run is not None and baseline_run.status is RunStatus.COMPLETED
     baseline = reached(api, baseline_run.id) if baseline_run and is_compared else None
     run_view.header(history, baseline)
+    refusal_notes(history.refusals)
     privacy_section(history)
     if history.rounds:
         run_view.adapters_section(history, api)

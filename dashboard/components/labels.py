@@ -27,6 +27,7 @@ UPDATE_WORDS: dict[UpdateStatus, str] = {
     UpdateStatus.CANCELLED: "cancelled",
     UpdateStatus.DROPPED: "too late",
     UpdateStatus.REFUSED: "refused",
+    UpdateStatus.DECLINED: "does not take part",
 }
 
 TASK_WORDS: dict[TaskKind, str] = {
@@ -48,6 +49,7 @@ EVENT_MARKS: dict[EventKind, str] = {
     EventKind.ATTEMPT_EXPIRED: "▲",
     EventKind.UPDATE_REFUSED: "▲",
     EventKind.UPDATE_LATE: "▲",
+    EventKind.CLIENT_REFUSED: "▲",
     EventKind.CLIENT_LEFT_OUT: "▲",
     EventKind.DEADLINE_PASSED: "▲",
     EventKind.RUN_COMPLETED: "✔",

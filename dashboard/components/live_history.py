@@ -6,6 +6,7 @@ from uuid import UUID
 
 from backend.contracts.enums import RoundKind
 from backend.contracts.metrics import MetricName
+from backend.contracts.refusals import Refusal
 from backend.contracts.runs import ClientUpdate, Event, LiveRun, MetricPoint, Round, Run
 
 ByRound = dict[int, float]
@@ -21,6 +22,7 @@ class LiveHistory:
     rounds: dict[int, Round] = field(default_factory=dict)
     metrics: dict[int, MetricPoint] = field(default_factory=dict)
     events: dict[int, Event] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
 
     def absorb(self, live: LiveRun) -> None:
         """Add what is new."""
@@ -29,6 +31,7 @@ class LiveHistory:
         self.rounds |= {item.round_number: item for item in live.rounds}
         self.metrics |= {point.id: point for point in live.metrics}
         self.events |= {event.id: event for event in live.events}
+        self.refusals = live.refusals
 
     @property
     def current_round(self) -> Round | None:

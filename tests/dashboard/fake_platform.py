@@ -45,6 +45,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.federations import Federation, FederationCreate, FederationDetail
 from backend.contracts.metrics import MetricName
+from backend.contracts.refusals import Refusal
 from backend.contracts.runs import (
     Adapter,
     ClientUpdate,
@@ -59,6 +60,8 @@ from backend.contracts.strategies import StrategyInfo, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
 from tests.dashboard.fake_accounts import CODE, Accounts, add_account_routes
 from tests.dashboard.fake_comparisons import add_comparison_routes
+from tests.dashboard.fake_storage import FakeStorage, add_storage_routes
+from tests.dashboard.fake_refusals import add_refusal_routes
 
 PASSWORD = "correct horse battery"
 TOKEN = "fbs_test"
@@ -88,6 +91,7 @@ class FakePlatform:
         self.user = User(id=uuid4(), username="admin", role=Role.ADMINISTRATOR, created_at=now())
         self.users = [self.user]
         self.accounts = Accounts()
+        self.storage = FakeStorage()
         self.session_valid = True
         self.reachable = True
         self.keys: list[EnrolmentKey] = []
@@ -101,6 +105,7 @@ class FakePlatform:
         self.events: dict[UUID, list[Event]] = {}
         self.adapters: dict[UUID, list[Adapter]] = {}
         self.uploads: dict[UUID, bytes] = {}
+        self.refusals: list[Refusal] = []
         self.run_refusal: RefusalError | None = None
         self.live_calls: list[int] = []
         self._journal = 0
@@ -339,7 +344,9 @@ def make_app(platform: FakePlatform) -> FastAPI:
     _federations(app, platform, guarded)
     _runs(app, platform, guarded)
     add_comparison_routes(app, platform, guarded, route, find)
+    add_refusal_routes(app, platform, guarded, route, find)
     add_account_routes(app, platform, guarded, route, RefusalError)
+    add_storage_routes(app, platform, guarded, route, find)
     return app
 
 
@@ -535,6 +542,7 @@ def _runs(app: FastAPI, platform: FakePlatform, guards: Guards) -> None:
             rounds=rounds if after == 0 else rounds[-1:],
             metrics=metrics,
             events=events,
+            refusals=[one for one in platform.refusals if one.run_id == run_id],
             cursor=max([after, *(item.id for item in [*metrics, *events])]),
         )
 

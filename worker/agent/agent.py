@@ -6,20 +6,24 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 from backend.api_client import ApiClient
 from backend.contracts.agent import AgentResult, Work
 from backend.contracts.enums import RoundKind
 from worker.agent.attempt import LeasedAttempt
-from worker.agent.errors import AgentStoppingError, StateMissingError
+from worker.agent.errors import AgentStoppingError, MaskingError, StateMissingError
 from worker.agent.patience import patiently
 from worker.agent.premises import Premises
 from worker.agent.privacy_limit import require_within
+from worker.agent.secure_party import SecureParty, begin
 from worker.agent.store import Done, StateFolder
+from worker.agent.unmasking import Unmasking
 from worker.devices import training_device, weights_dtype
 from worker.federated.checkpoint import Checkpointing
 from worker.federated.errors import WireError
 from worker.federated.objectives.loading import load_for_task
+from worker.federated.privacy.masked_update import SINGLE_UPDATE_METRICS
 from worker.federated.privacy.private import unpredictable_key, with_noise
 from worker.federated.strategies.registry import build_strategy
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Metrics, Tensors
@@ -62,6 +66,8 @@ class Agent:
             ApiClientError: the platform refuses this client, such as after its credential was
                 revoked.
         """
+        unmasking = Unmasking(self.api, UUID(self.spec.client_id), self.store, self.stop)
+        unmasking.start()
         while not self.stop.is_set():
             try:
                 work = patiently(self.stop, partial(self.api.agent.lease, self.name))
@@ -85,18 +91,42 @@ class Agent:
             work.kind.value,
             work.fence,
         )
-        with LeasedAttempt(self.api, work, self.stop) as attempt:
+        with LeasedAttempt(self.api, UUID(self.spec.client_id), work, self.stop) as attempt:
             self.store.forget_before(work.run_id, work.kept_round_number)
+            require_within(work, self.max_epsilon)
+            party = self._agreed(work, attempt)
             done = self.store.load_done(work)
             if done is None:
                 done = self._compute(work, attempt)
             else:
                 logger.info("this round was finished here before: handing it in")
-            self._hand_in(work, done)
+            self._hand_in(work, done if party is None else self._masked(work, party, done))
             logger.info("round %d of run %s is handed in", work.round_number, work.run_id)
 
+    def _agreed(self, work: Work, attempt: LeasedAttempt) -> SecureParty | None:
+        """With secure aggregation: this client's part in it, once keys and shares are exchanged."""
+        if work.secure is None:
+            return None
+        known = self.store.load_party(work.run_id, work.round_number)
+        file = begin(work, known, partial(self.store.forget_masked, work))
+        self.store.save_party(file)
+        party = SecureParty(self.api, self.stop, self.spec.client_id, file, self.store.save_party)
+        party.agree(attempt.report)
+        return party
+
+    def _masked(self, work: Work, party: SecureParty, done: Done) -> Done:
+        """What leaves in place of a finished round; the same bytes whenever it is asked for."""
+        settings = work.privacy.secure_aggregation
+        if settings is None or done.shared is None:
+            raise MaskingError("This run masks updates without saying how: start a new run.")
+        masked = self.store.load_masked(work)
+        if masked is None:
+            masked = party.mask(done.shared, work.strategy, settings)
+            self.store.save_masked(work, masked)
+        metrics = {n: v for n, v in done.metrics.items() if n not in SINGLE_UPDATE_METRICS}
+        return Done(metrics=metrics, shared=masked)
+
     def _compute(self, work: Work, attempt: LeasedAttempt) -> Done:
-        require_within(work, self.max_epsilon)
         plan = self._fetch_plan(work)
         client = self._local_client(work, attempt)
         noise = work.privacy.differential_privacy

@@ -2,8 +2,10 @@
 
 import logging
 import threading
+from functools import partial
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 from backend.api_client import ApiClient, ApiClientError, ApiError
 from backend.contracts.agent import (
@@ -14,9 +16,11 @@ from backend.contracts.agent import (
     Heartbeat,
     Work,
 )
+from backend.contracts.secure_aggregation import SECURE_REFUSALS, SESSION_OVER
 from worker.agent.errors import (
     AgentStoppingError,
     LeaseLostError,
+    MaskingError,
     PrivacyLimitError,
     StateMissingError,
 )
@@ -28,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_INTERVAL_SECONDS = 2.0
 MAX_REASON = 2000  # characters that the platform takes
-_PUBLIC = (NonFiniteError, OutOfMemoryError, PrivacyLimitError, StateMissingError, WireError)
+MAX_REFUSAL = 500
+_PUBLIC = (MaskingError, NonFiniteError, OutOfMemoryError, StateMissingError, WireError)
 
 
 class LeasedAttempt:
@@ -42,14 +47,17 @@ class LeasedAttempt:
     - a named error of the core is reported: the platform goes on without this client or ends the
       run, and the agent goes on. Only messages
       that cannot quote a row or a path leave this machine in full;
+    - a run that breaks the terms of the client's owner is refused as a whole: the platform asks
+      this client for nothing more of it;
     - an update that the platform refuses when it arrives is reported in the same way;
     - a lost lease ends quietly, and a stopping agent gives its update back;
     - anything else is a bug: it is reported without details, and ends the agent.
 
     """
 
-    def __init__(self, api: ApiClient, work: Work, stop: threading.Event) -> None:
+    def __init__(self, api: ApiClient, client_id: UUID, work: Work, stop: threading.Event) -> None:
         self._api = api
+        self._client_id = client_id
         self._work = work
         self._stop = stop
         self._progress = Progress("loading", 0, 0)
@@ -82,7 +90,7 @@ class LeasedAttempt:
     ) -> bool:
         self._done.set()
         self._thread.join()
-        if isinstance(error, ApiError) and error.code in {LEASE_LOST, UPDATE_LATE}:
+        if isinstance(error, ApiError) and error.code in {LEASE_LOST, SESSION_OVER, UPDATE_LATE}:
             error = LeaseLostError()
         match error:
             case LeaseLostError():
@@ -91,11 +99,15 @@ class LeasedAttempt:
             case AgentStoppingError():
                 self._give_back()
                 return True
+            case PrivacyLimitError():
+                logger.warning("run %s is refused: %s", self._work.run_id, error)
+                self._refuse_run(str(error))
+                return True
             case FederatedError():
                 logger.error("%s failed: %s", self._name(), error)
                 self._report_failure(_public_reason(error))
                 return True
-            case ApiError() if error.code in UPDATE_REFUSALS:
+            case ApiError() if error.code in UPDATE_REFUSALS | SECURE_REFUSALS:
                 logger.error("%s was refused: %s", self._name(), error)
                 self._report_failure(str(error))
                 return True
@@ -112,6 +124,15 @@ class LeasedAttempt:
             logger.warning("%s was not given back, its lease runs out: %s", self._name(), error)
         else:
             logger.info("%s was given back", self._name())
+
+    def _refuse_run(self, reason: str) -> None:
+        refuse = partial(
+            self._api.clients.refuse, self._client_id, self._work.run_id, reason[:MAX_REFUSAL]
+        )
+        try:
+            patiently(self._stop, refuse)
+        except (ApiClientError, AgentStoppingError) as error:
+            logger.warning("the refusal of run %s was not told: %s", self._work.run_id, error)
 
     def _report_failure(self, reason: str) -> None:
         failure = AgentFailure(fence=self._work.fence, reason=reason[:MAX_REASON])

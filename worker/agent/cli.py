@@ -7,40 +7,41 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from backend.api_client import ApiClient, ApiClientError
 from backend.contracts.clients import ClientRegister
 from backend.contracts.enums import Execution, TaskKind
 from worker.agent.agent import Agent
-from worker.agent.errors import AgentError, AgentStoppingError
+from worker.agent.connection import (
+    ApiUrl,
+    CredentialFile,
+    PlainHttp,
+    check_url,
+    one_line_errors,
+    read_credential,
+)
+from worker.agent.errors import AgentError
 from worker.agent.patience import patiently
 from worker.agent.premises import open_premises
+from worker.agent.refusing import refuse, take_part
 from worker.agent.store import StateFolder
 from worker.devices import configure_torch
-from worker.federated.errors import FederatedError
 from worker.private_files import write_file
-
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Take part in a federation with your own machine: data, model and adapter stay here.",
 )
+app.command()(refuse)
+app.command()(take_part)
 
-ApiUrl = Annotated[str, typer.Option(help="Root of the platform, such as https://fedbraid.org.")]
-CredentialFile = Annotated[
-    Path, typer.Option(help="Holds the client's credential; written by `register`.")
-]
 Model = Annotated[
     str, typer.Option(help="Folder of a checkpoint, builtin:NAME, or id of the Hugging Face hub.")
 ]
@@ -50,9 +51,6 @@ Data = Annotated[
         help="A .jsonl, .csv or .parquet file, a folder of pictures, hub:ID, or "
         "builtin:TASK[,seed=0][,num_train=64][,num_validation=32][,num_test=128]."
     ),
-]
-PlainHttp = Annotated[
-    bool, typer.Option("--allow-http", help="Send the credential without TLS to another machine.")
 ]
 
 
@@ -80,8 +78,8 @@ def register(
     allow_http: PlainHttp = False,
 ) -> None:
     """Join the platform: tells it shapes and the number of training rows, nothing else."""
-    with _one_line_errors():
-        _check_url(api_url, allow_http)
+    with one_line_errors():
+        check_url(api_url, allow_http)
         if credential_file.exists():
             raise AgentError(
                 f"--credential-file {credential_file} exists already. Choose another name, so that "
@@ -144,12 +142,12 @@ def run(
     """Train for the client whenever a run asks, until Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every heartbeat
-    with _one_line_errors():
-        _check_url(api_url, allow_http)
+    with one_line_errors():
+        check_url(api_url, allow_http)
         os.umask(0o077)
         configure_torch(threads)
         stop = _stop_on_signals()
-        with ApiClient(api_url, _read_credential(credential_file)) as api:
+        with ApiClient(api_url, read_credential(credential_file)) as api:
             client = patiently(stop, api.clients.me)
             store = StateFolder(state, client.id)
             with store.locked():
@@ -168,31 +166,6 @@ def run(
                 agent.run()
 
 
-def _check_url(api_url: str, allow_http: bool) -> None:
-    address = urlsplit(api_url)
-    if address.scheme not in {"http", "https"} or not address.hostname:
-        raise AgentError(f"--api-url {api_url!r} is no address such as https://fedbraid.org.")
-    if address.scheme == "http" and address.hostname not in _LOOPBACK and not allow_http:
-        raise AgentError(
-            f"--api-url {api_url!r} would send the client's credential in clear. Use https://, or "
-            "--allow-http on a network that you trust."
-        )
-
-
-def _read_credential(path: Path) -> str:
-    try:
-        credential = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise AgentError(
-            f"--credential-file {path} cannot be read: {error.strerror}. Make it with `register`."
-        ) from error
-    if not credential.isascii() or not credential.startswith("fbc_"):
-        raise AgentError(
-            f"--credential-file {path} holds no credential (fbc_...). Make it with `register`."
-        )
-    return credential
-
-
 def _stop_on_signals() -> threading.Event:
     stop = threading.Event()
 
@@ -202,20 +175,3 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     return stop
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Errors that people can put right end the program with a sentence."""
-    try:
-        yield
-    except AgentStoppingError:
-        return
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        typer.echo(f"error: {where}: {first['msg']}", err=True)
-        raise typer.Exit(1) from error
-    except (AgentError, ApiClientError, FederatedError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error

@@ -15,6 +15,10 @@ class PrivacyLimitError(FederatedError):
     """A run protects the client less than its owner demands."""
 
 
+class MaskingError(FederatedError):
+    """This client cannot take part in a sum behind masks; its message quotes none of its data."""
+
+
 class LeaseLostError(Exception):
     """The run has ended, or another attempt took over: what is being computed counts no more."""
 

@@ -4,6 +4,8 @@
                                             checkpoint.safetensors   while round n trains
                                             shared.safetensors       sent to the platform
                                             result.json              written last: round n is done
+                                            party.json               of a secure session, with it
+                                            masked.safetensors       sent in place of `shared`
                                   adapter/                           delivered after the last round
                         lock                                         held by the agent at work
 
@@ -26,6 +28,7 @@ from pydantic import BaseModel, ValidationError
 from backend.contracts.agent import Work
 from backend.contracts.metrics import MetricName
 from worker.agent.errors import AgentError
+from worker.agent.party_file import PartyFile
 from worker.federated.errors import WireError
 from worker.federated.types import Metrics, Tensors
 from worker.federated.wire import decode_private, encode_private
@@ -153,6 +156,38 @@ class StateFolder:
         if hashlib.sha256(shared).hexdigest() != file.shared_sha256:
             return None
         return Done(file.metrics, shared)
+
+    def load_party(self, run_id: UUID, round_number: int) -> PartyFile | None:
+        """The client's side of a secure session; None: nothing is here."""
+        path = self._round(run_id, round_number) / "party.json"
+        return PartyFile.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def save_party(self, file: PartyFile) -> None:
+        """Keeps the client's side of a secure session."""
+        path = self._round(file.run_id, file.round_number) / "party.json"
+        write_file(path, file.model_dump_json(indent=1).encode())
+
+    def open_parties(self) -> list[PartyFile]:
+        """Sessions in which a masked update may have been sent, and whose shares are not told."""
+        found = []
+        for path in sorted(self._folder.glob("*/round-*/masked.safetensors")):
+            party = path.with_name("party.json")
+            if party.is_file():
+                found.append(PartyFile.model_validate_json(party.read_bytes()))
+        return [file for file in found if file.root]
+
+    def load_masked(self, work: Work) -> bytes | None:
+        """The masked update of the present session, if it was made here before."""
+        path = self._of(work) / "masked.safetensors"
+        return path.read_bytes() if path.is_file() else None
+
+    def save_masked(self, work: Work, masked: bytes) -> None:
+        """Keeps a masked update before its first byte leaves: another one must never follow."""
+        write_file(self._of(work) / "masked.safetensors", masked)
+
+    def forget_masked(self, work: Work) -> None:
+        """Removes the masked update of another session of this round."""
+        (self._of(work) / "masked.safetensors").unlink(missing_ok=True)
 
     def forget_before(self, run_id: UUID, round_number: int) -> None:
         """Removes rounds that no later one needs."""

@@ -28,6 +28,8 @@ class Federation(Base):
     quota_bytes: Mapped[int | None]
     retention_days: Mapped[float | None]
     retention_rounds: Mapped[int | None]
+    # Updates without a valid signature of their client are refused.
+    require_signatures: Mapped[bool] = mapped_column(default=False, server_default="false")
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

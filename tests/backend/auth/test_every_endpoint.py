@@ -35,6 +35,7 @@ class Access(Enum):
     OWN_UPDATE = (ASK, REFUSE, REFUSE, REFUSE, PASS, REFUSE, REFUSE, HIDE)
     READ = (ASK, PASS, PASS, PASS, REFUSE, HIDE, HIDE, REFUSE)
     CHANGE = (ASK, REFUSE, PASS, PASS, REFUSE, REFUSE, HIDE, REFUSE)
+    ADMINISTER = (ASK, REFUSE, REFUSE, PASS, REFUSE, REFUSE, HIDE, REFUSE)
     READ_OR_ITSELF = (ASK, PASS, PASS, PASS, PASS, HIDE, HIDE, REFUSE)
     CHANGE_OR_ITSELF = (ASK, REFUSE, PASS, PASS, PASS, REFUSE, HIDE, REFUSE)
 
@@ -80,10 +81,16 @@ TABLE = {
     "POST /api/v1/clients/{client_id}/credential": Access.CHANGE,
     "DELETE /api/v1/clients/{client_id}/credential": Access.CHANGE,
     "PUT /api/v1/clients/{client_id}/dataset": Access.CHANGE_OR_ITSELF,
+    "POST /api/v1/clients/{client_id}/refusals": Access.CHANGE_OR_ITSELF,
+    "GET /api/v1/clients/{client_id}/refusals": Access.READ_OR_ITSELF,
+    "DELETE /api/v1/clients/{client_id}/refusals/{refusal_id}": Access.CHANGE_OR_ITSELF,
+    "GET /api/v1/runs/{run_id}/refusals": Access.READ,
     "POST /api/v1/federations": Access.OPERATOR,
     "GET /api/v1/federations": Access.USER,
     "GET /api/v1/federations/{federation_id}": Access.READ,
     "PATCH /api/v1/federations/{federation_id}": Access.CHANGE,
+    "GET /api/v1/federations/{federation_id}/storage": Access.READ,
+    "PATCH /api/v1/federations/{federation_id}/storage": Access.ADMINISTER,
     "GET /api/v1/federations/{federation_id}/members": Access.READ,
     "POST /api/v1/federations/{federation_id}/members": Access.CHANGE,
     "DELETE /api/v1/federations/{federation_id}/members/{user_id}": Access.CHANGE,
@@ -148,6 +155,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "POST /api/v1/agent/updates/{update_id}/uploads/complete": {
         "params": {"fence": 9, "sha256": "0" * 64}
     },
+    "POST /api/v1/clients/{client_id}/refusals": {"json": {"run_id": "0" * 32, "reason": "test"}},
     "POST /api/v1/agent/updates/{update_id}/result": {"json": {"fence": 9}},
     "POST /api/v1/agent/updates/{update_id}/failure": {"json": {"fence": 9, "reason": "test"}},
     "POST /api/v1/agent/updates/{update_id}/release": {"json": {"fence": 9}},
@@ -202,7 +210,7 @@ def test_everybody_gets_what_the_table_says(anonymous: Caller, world: World) -> 
         path = template
         for name, number in world.ids.items():
             path = path.replace(f"{{{name}}}", str(number))
-        for name in ("user_id", "session_id", "token_id"):
+        for name in ("user_id", "session_id", "token_id", "refusal_id"):
             path = path.replace(f"{{{name}}}", str(new_id()))
         for name, expected in zip(CALLERS, access.value, strict=True):
             caller = world.caller(anonymous, name)

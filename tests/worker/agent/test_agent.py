@@ -433,6 +433,9 @@ def test_an_owner_may_refuse_runs_with_too_little_noise(
     agent = replace(make_agent(site, premises, tmp_path / "state"), max_epsilon=4.0)
     run_id = site.start_run()
     do_next(site, agent)
-    assert "own-machine failed: This run has no differential privacy" in str(site.run(run_id).error)
+    told = "own-machine does not take part in this run: This run has no differential privacy"
+    assert told in str(site.run(run_id).error)
+    (refusal,) = site.api.clients.refusals(site.client_id)
+    assert (refusal.run_id, refusal.refused_by) == (run_id, "own-machine")
     assert "upload" not in site.line.seen
     assert not list((tmp_path / "state").rglob("*.safetensors"))
