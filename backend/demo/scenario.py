@@ -96,7 +96,7 @@ def _federation_of(api: ApiClient, members: list[Client]) -> FederationDetail:
     return api.federations.create(
         FederationCreate(
             name=name,
-            description="Made by `fedbraid demo`: different models and ranks, one skill.",
+            description="Made by the demo: different models and ranks, one skill.",
             global_rank=GLOBAL_RANK,
             client_ids=client_ids,
         )

@@ -52,10 +52,10 @@ def verdicts(results: ComparisonResults) -> None:
     if not results.comparison.status.is_terminal:
         st.caption("So far; runs go on.")
     for arm in judged:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if arm.verdict is not None:
-                st.badge(arm.verdict.value, color=VERDICT_COLOURS[arm.verdict])
-            st.markdown(escape(arm.sentence))
+        if arm.verdict is not None:
+            word, _, figures = arm.sentence.partition(": ")
+            colour = VERDICT_COLOURS[arm.verdict]
+            st.markdown(f":{colour}-badge[{escape(word)}] {escape(figures)}")
     if len(judged) > 1:
         st.caption(
             f"{len(judged)} arms, each tested at 95 %: about one in twenty such intervals excludes "

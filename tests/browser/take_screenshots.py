@@ -119,6 +119,8 @@ def _photograph(page: Page, url: str, path: Path, height: int) -> None:
     page.set_viewport_size({"width": 1360, "height": height})  # pages scroll within themselves
     page.goto(url)
     expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=180_000)
+    # Of the restored session, not of the page that asks for a password.
+    expect(page.get_by_role("button", name="Sign in")).to_have_count(0, timeout=180_000)
     page.wait_for_timeout(3_000)
     skeletons = page.get_by_test_id("stSkeleton")
     expect(skeletons).to_have_count(0, timeout=180_000)  # charts are there
