@@ -54,7 +54,7 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     text = text_of(app)
     assert app.title[0].value == "Does it pay?"
     assert "8 of 8 runs have ended" in text
-    assert "Transfer: h2tune gains +0.050 ± 0.020 over local_only." in text
+    assert ":green-badge[Transfer] h2tune gains +0.050 ± 0.020 over local_only." in text
     assert "So far" not in text
     table = app.dataframe[0].value.set_index("Arm")
     assert list(table.index) == ["local_only", "h2tune", "h2tune_permuted", "h2tune_noise"]
@@ -131,7 +131,7 @@ def test_arms_in_groups_are_labelled(
     app = opened(open_page, results)
     for table in app.dataframe[:2]:
         assert "fedit (in groups)" in list(table.value["Arm"])
-    assert "Transfer: fedit (in groups) gains" in text_of(app)
+    assert ":green-badge[Transfer] fedit (in groups) gains" in text_of(app)
 
 
 # --- the form ----------------------------------------------------------------------------
