@@ -6,7 +6,7 @@ With u_i the change of client i, n_i its number of examples, and h_i = 1 on the 
     cosine_to_mean = cos(u_i, mean)                   contribution = cos(u_i, others_i)
     norm_share = n_i |u_i| / sum_j n_j |u_j|
     outlier_score = (d_i - median d) / s,  d_i = RMS of u_i - median u over the entries i holds,
-    s = 1.4826 MAD(d), at least a twentieth of the median RMS of the changes
+    s = 1.4826 MAD(d), at least a tenth of the median RMS of the changes
 
 Means and medians are per entry, over the clients that hold it; the outlier score is the modified
 z-score of Iglewicz and Hoaglin (How to Detect and Handle Outliers, 1993), who mark values above
@@ -175,7 +175,7 @@ def _outlier_scores(changes: Sequence[Reading]) -> list[float]:
     usual = median(distances)
     spread = NORMAL * median([abs(distance - usual) for distance in distances])
     lengths = [_rms(change, {}) for change in changes]
-    scale = max(spread, median(lengths) / 20)
+    scale = max(spread, median(lengths) / 10)
     return [_score(distance - usual, scale) for distance in distances]
 
 
