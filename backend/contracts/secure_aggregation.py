@@ -19,6 +19,9 @@ MAX_PARTIES = 10_000
 SESSION_OVER = "secure_session_over"
 """Code of the 409 that says: the session asks for this no more; forget its secrets."""
 
+SECURE_REFUSALS = frozenset({"secure_wrong_step", "secure_said_before", "secure_wrong_names"})
+"""Codes of refusals that say: this client cannot go on in this session."""
+
 PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes")]
 SealedShares = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=300, description="for one recipient")
@@ -71,6 +74,7 @@ class SecureState(Answer):
 
     session: int
     step: SecureStep
+    is_open: bool = Field(description="false: the run has failed, and may be resumed")
     threshold: int
     roster: list[SecureMember] = Field([], description="in step `shares`: who announced keys")
     inbox: dict[UUID, str] = Field({}, description="from step `inputs` on: shares by sender")

@@ -39,7 +39,12 @@ def get_state(session: Session, client: ClientPrincipal, update_id: UUID) -> Sec
     """
     own = updates.require_own(session, client, update_id)
     secure = _require_session(session, own, None)
-    state = SecureState(session=secure.number, step=secure.step, threshold=secure.threshold)
+    state = SecureState(
+        session=secure.number,
+        step=secure.step,
+        is_open=own.round.status is RoundStatus.OPEN,
+        threshold=secure.threshold,
+    )
     round_id = own.round.id
     match secure.step:
         case SecureStep.SHARES:
@@ -80,7 +85,7 @@ def announce_keys(
         if (party.cipher_key, party.mask_key) != (request.cipher_key, request.mask_key):
             raise _said_before("keys")
         return
-    _require_step(secure, SecureStep.KEYS)
+    _require_step(own, secure, SecureStep.KEYS)
     session.add(
         SecureParty(
             client_update_id=update_id,
@@ -113,7 +118,7 @@ def send_shares(
         if party.shares != shares:
             raise _said_before("shares")
         return
-    _require_step(secure, SecureStep.SHARES)
+    _require_step(own, secure, SecureStep.SHARES)
     roster = {str(member.id) for _, member in repository.find_parties(session, own.round.id)}
     _require_names("ciphertexts", shares.keys(), roster - {str(client.id)})
     party.shares = shares
@@ -144,7 +149,7 @@ def reveal(
         if party.revealed != told:
             raise _said_before("shares of the unmasking")
         return
-    _require_step(secure, SecureStep.UNMASKING)
+    _require_step(own, secure, SecureStep.UNMASKING)
     survivors = {str(name) for name in repository.find_survivors(session, own.round.id)}
     parties = repository.find_parties(session, own.round.id)
     shared = {str(member.id) for sender, member in parties if sender.shares is not None}
@@ -164,11 +169,8 @@ def _lock(session: Session, client: ClientPrincipal, update_id: UUID) -> OwnUpda
 
 def _require_session(session: Session, own: OwnUpdate, number: int | None) -> SecureSession:
     secure = find_secure(session, own.round.id)
-    if (
-        secure is None
-        or own.round.status is not RoundStatus.OPEN
-        or number not in {None, secure.number}
-    ):
+    lives = own.round.status in {RoundStatus.OPEN, RoundStatus.FAILED}  # a failed run may go on
+    if secure is None or not lives or number not in {None, secure.number}:
         raise ConflictError(
             f"Session {number or ''} of round {own.round.round_number} is over, or there is none: "
             "forget its secrets and ask for work with POST /api/v1/agent/lease.",
@@ -177,8 +179,8 @@ def _require_session(session: Session, own: OwnUpdate, number: int | None) -> Se
     return secure
 
 
-def _require_step(secure: SecureSession, step: SecureStep) -> None:
-    if secure.step is not step:
+def _require_step(own: OwnUpdate, secure: SecureSession, step: SecureStep) -> None:
+    if secure.step is not step or own.round.status is not RoundStatus.OPEN:
         raise _wrong_step(secure)
 
 

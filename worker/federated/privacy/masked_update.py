@@ -11,12 +11,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import Params
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
 from worker.federated.privacy.secure_aggregation.client import SecureClient
 from worker.federated.privacy.secure_aggregation.fixed_point import FixedPoint, Residues
 from worker.federated.types import ClientUpdate, Tensors
+
+SINGLE_UPDATE_METRICS = frozenset(
+    {
+        MetricName.SHARED_CHANGE,
+        MetricName.SHARED_DRIFT,
+        MetricName.CHANGE_NORM_A,
+        MetricName.CHANGE_NORM_B,
+        MetricName.UPDATE_NORM,
+    }
+)
+"""What a client measures of its own update; behind masks that stays with the client too."""
 
 
 def mask_update(
@@ -38,7 +50,7 @@ def mask_update(
         share: the client's part of all examples, as `exchange.public_shares` gives it.
 
     Returns:
-        The update that may leave, whose secret tensors are int32.
+        The update that may leave: its secret tensors are int32, and it tells no norm of them.
 
     Raises:
         ProtocolError: a value is outside the grid's range, or the inbox does not fit.
@@ -48,7 +60,8 @@ def mask_update(
     masked = client.mask(grid.encode(values, share), inbox).values
     residues = torch.from_numpy(masked.view(np.int32))
     hidden = shaped(residues, {name: update.shared[name].shape for name in names})
-    return replace(update, shared={**update.shared, **hidden})
+    metrics = {n: value for n, value in update.metrics.items() if n not in SINGLE_UPDATE_METRICS}
+    return replace(update, shared={**update.shared, **hidden}, metrics=metrics)
 
 
 def flat_values(tensors: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:

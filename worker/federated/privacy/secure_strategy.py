@@ -20,8 +20,8 @@ from typing import Protocol
 import torch
 
 from backend.contracts.privacy import SMALLEST_SUM, SecureAggregation, threshold_of
-from backend.contracts.strategies import Params
 from backend.contracts.secure_rules import entries_refusals
+from backend.contracts.strategies import Params
 from worker.federated.compatibility import participant_of
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.privacy.exposure import secret_names
@@ -36,7 +36,6 @@ from worker.federated.strategy import Strategy
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
-    ClientSpec,
     ClientUpdate,
     FederationSpec,
     LocalClient,

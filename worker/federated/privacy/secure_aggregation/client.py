@@ -45,6 +45,9 @@ _NONCE = bytes(12)  # every key encrypts one message
 class SecureClient:
     """Call `keys`, `share`, `mask` and `reveal` once each, in this order.
 
+    A client that was stopped in between may be made again with the same `random` from its start,
+    and called again with what came before; with `receive` in place of `mask` where that was sent.
+
     Args:
         client_id: of this client.
         threshold: how many clients must answer at the end; equal for all.
@@ -109,6 +112,25 @@ class SecureClient:
             ciphertexts[recipient] = cipher.encrypt(_NONCE, text, None)
         return EncryptedShares(self._id, ciphertexts)
 
+    def receive(self, inbox: Mapping[str, bytes]) -> None:
+        """Opens the shares of the others; `mask` begins with it.
+
+        Args:
+            inbox: ciphertexts for this client, by sender.
+
+        Raises:
+            ProtocolError: too few senders, an unknown one, or shares that are not theirs.
+        """
+        senders = {self._id, *inbox}
+        if len(senders) < self._threshold or not self._roster.keys() >= senders:
+            raise ProtocolError(
+                f"Shares came from {len(senders)} clients of {len(self._roster)}, the threshold is "
+                f"{self._threshold}: the round has to start anew with more clients."
+            )
+        index = list(self._roster).index(self._id) + 1
+        for sender in sorted(senders - {self._id}):
+            self._received[sender] = self._open(sender, inbox[sender], index)
+
     def mask(self, values: Residues, inbox: Mapping[str, bytes]) -> MaskedInput:
         """Step 3: the values behind the own mask and one mask for each client that sent shares.
 
@@ -119,18 +141,9 @@ class SecureClient:
         Raises:
             ProtocolError: too few senders, an unknown one, or shares that are not theirs.
         """
-        senders = sorted({self._id, *inbox})
-        if len(senders) < self._threshold or not self._roster.keys() >= set(senders):
-            raise ProtocolError(
-                f"Shares came from {len(senders)} clients of {len(self._roster)}, the threshold is "
-                f"{self._threshold}: the round has to start anew with more clients."
-            )
-        index = list(self._roster).index(self._id) + 1
+        self.receive(inbox)
         masked = values + expand(self._own_seed, len(values))
-        for sender in senders:
-            if sender == self._id:
-                continue
-            self._received[sender] = self._open(sender, inbox[sender], index)
+        for sender in sorted(self._received.keys() - {self._id}):
             masked += pairwise_mask(
                 self._mask_key,
                 self._roster[sender].mask_key,

@@ -9,3 +9,7 @@ class ProtocolError(FederatedError):
     No message of the protocol is ever sent twice with another content: after an error the round
     starts anew, with fresh keys.
     """
+
+
+class ValueRangeError(ProtocolError):
+    """A number is larger than clients and server have agreed on."""

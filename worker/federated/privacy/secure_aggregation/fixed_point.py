@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from worker.federated.privacy.secure_aggregation.errors import ProtocolError
+from worker.federated.privacy.secure_aggregation.errors import ValueRangeError
 
 Residues = npt.NDArray[np.uint32]
 """Integers modulo 2^32; NumPy's unsigned sums wrap around by definition."""
@@ -41,11 +41,11 @@ class FixedPoint:
             share: p, in [0, 1].
 
         Raises:
-            ProtocolError: a value is not finite or outside the range; it is never cut off.
+            ValueRangeError: a value is not finite or outside the range; it is never cut off.
         """
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= self.value_range:
-            raise ProtocolError(
+            raise ValueRangeError(
                 f"A shared value is {largest:.4g}, but value_range is {self.value_range:g}: raise "
                 "value_range for all clients, or lower the learning rate."
             )
