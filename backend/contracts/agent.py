@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field
 
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RoundKind
-from backend.contracts.metrics import MetricName
+from backend.contracts.metrics import ClientMetrics
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
@@ -120,7 +120,7 @@ class Heartbeat(Request):
     stage: str = Field(min_length=1, max_length=40, pattern=r"^[a-z_]+$", examples=["training"])
     step: int = Field(ge=0, le=MAX_STEPS)
     num_steps: int = Field(ge=0, le=MAX_STEPS)
-    values: dict[MetricName, FiniteFloat] = Field(
+    values: ClientMetrics = Field(
         {}, description="measured at this step, such as the loss; empty: nothing new"
     )
 
@@ -174,7 +174,7 @@ class AgentResult(Request):
     )
 
     fence: Fence
-    metrics: dict[MetricName, FiniteFloat] = Field({}, description="of the whole round")
+    metrics: ClientMetrics = Field({}, description="of the whole round")
     shared_sha256: Sha256 | None = Field(
         None, description="of the uploaded matrices; empty in the deliver round, which sends none"
     )

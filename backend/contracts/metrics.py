@@ -1,6 +1,9 @@
 """Names and units of what is measured; every chart, table and export uses these."""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, FiniteFloat
 
 
 class MetricName(StrEnum):
@@ -48,3 +51,26 @@ class MetricName(StrEnum):
     KEPT_SHARE = "kept_share"  # of the client's update, what a robust rule used
     EPSILON = "epsilon"  # spent by the client up to this round; differential privacy only
     UPDATE_NORM = "update_norm"  # of the whole change before clipping; differential privacy only
+
+
+SERVER_MEASURED = frozenset(
+    {
+        MetricName.COSINE_TO_MEAN,
+        MetricName.CONTRIBUTION,
+        MetricName.NORM_SHARE,
+        MetricName.OUTLIER_SCORE,
+        MetricName.KEPT_SHARE,
+    }
+)
+"""What the server finds out about a client, which the client itself may not say."""
+
+
+def _of_clients(values: dict[MetricName, float]) -> dict[MetricName, float]:
+    forged = sorted(values.keys() & SERVER_MEASURED)
+    if forged:
+        raise ValueError(f"{', '.join(forged)}: measured by the server, leave it out")
+    return values
+
+
+ClientMetrics = Annotated[dict[MetricName, FiniteFloat], AfterValidator(_of_clients)]
+"""Values that a client measured, as it sends them."""

@@ -365,6 +365,13 @@ def test_metrics_that_are_not_finite_are_refused(
         problem(response, 422, "invalid")
 
 
+def test_a_client_may_not_say_what_the_server_measures(remote: Remote, engine: Engine) -> None:
+    remote.lease()
+    with unchanged(engine):
+        forged = problem(remote.finish("0" * 64, contribution=1.0), 422, "invalid")
+    assert "contribution: measured by the server, leave it out" in forged["errors"][0]["message"]
+
+
 def test_a_failure_ends_the_run_with_the_clients_reason(
     remote: Remote, session_factory: SessionFactory
 ) -> None:
