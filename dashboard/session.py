@@ -116,6 +116,11 @@ def may_operate() -> bool:
     return current_user().role is not Role.VIEWER
 
 
+def is_administrator() -> bool:
+    """True for those who may change the platform itself."""
+    return current_user().role is Role.ADMINISTRATOR
+
+
 def viewer_zone() -> tzinfo:
     """The time zone of the viewer's browser."""
     return zone_of(st.context.timezone)

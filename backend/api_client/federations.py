@@ -17,6 +17,7 @@ from backend.contracts.federations import (
 )
 from backend.contracts.metric_catalogue import MetricCatalogue
 from backend.contracts.runs import Run, RunCreate
+from backend.contracts.storage import FederationStorage, StoragePolicyChange
 from backend.contracts.strategies import StrategyInfo
 
 
@@ -64,6 +65,15 @@ class Federations:
     def update(self, federation_id: UUID, change: FederationUpdate) -> FederationDetail:
         """Open a federation to all users, or close it to all but its members."""
         return self._transport.patch(f"/federations/{federation_id}", FederationDetail, change)
+
+    def storage(self, federation_id: UUID) -> FederationStorage:
+        """What a federation stores, how much it may, and how long it keeps what."""
+        return self._transport.get(f"/federations/{federation_id}/storage", FederationStorage)
+
+    def change_storage(self, federation_id: UUID, change: StoragePolicyChange) -> FederationStorage:
+        """Set the limits that are given; null gives one back to the platform's settings."""
+        path = f"/federations/{federation_id}/storage"
+        return self._transport.patch(path, FederationStorage, change)
 
     def members(self, federation_id: UUID) -> builtins.list[FederationMember]:
         """The users who work in a federation, by name."""

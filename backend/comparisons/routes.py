@@ -10,8 +10,10 @@ from backend.comparisons import export, results, service
 from backend.contracts.common import Page
 from backend.contracts.comparisons import Comparison, ComparisonCreate, ComparisonResults
 from backend.contracts.runs import Event, Run
+from backend.storage.usage import require_room
 from backend.web.dependencies import AppSettings, DbSession
 from backend.web.paging import Cursor, JournalCursor, JournalLimit, Limit
+from backend.web.problems import problem_answers
 
 router = APIRouter(tags=["comparisons"])
 
@@ -53,11 +55,14 @@ def get_comparison(comparison_id: UUID, _principal: Viewer, session: DbSession) 
     "/comparisons/{comparison_id}/start",
     status_code=status.HTTP_202_ACCEPTED,
     summary="Start a comparison",
+    responses=problem_answers(507),
 )
 def start_comparison(
     comparison_id: UUID, principal: Operator, session: DbSession, settings: AppSettings
 ) -> Comparison:
     """Queues all runs; a few go on at once, so that other federations need not wait for all."""
+    comparison = service.require_comparison(session, comparison_id)
+    require_room(session, comparison.federation_id, settings)
     return service.start_comparison(
         session, comparison_id, principal, settings.comparison_runs_at_once
     )

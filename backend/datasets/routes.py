@@ -9,7 +9,7 @@ from backend.contracts.clients import Client
 from backend.contracts.datasets import BuiltinTaskInfo
 from backend.datasets import service
 from backend.datasets.upload import MEDIA_TYPES, Upload
-from backend.web.dependencies import DbSession, Store
+from backend.web.dependencies import AppSettings, DbSession, Store
 from backend.web.problems import problem_answers
 
 router = APIRouter()
@@ -37,7 +37,7 @@ def list_builtin_tasks(_principal: AnyPrincipal) -> list[BuiltinTaskInfo]:
     "/clients/{client_id}/dataset",
     tags=["clients"],
     summary="Replace a client's data set",
-    responses=problem_answers(415),
+    responses=problem_answers(415, 507),
     openapi_extra={"requestBody": _BODY},
 )
 def put_dataset(
@@ -46,6 +46,7 @@ def put_dataset(
     principal: AnyPrincipal,
     session: DbSession,
     store: Store,
+    settings: AppSettings,
 ) -> Client:
     """One JSON object per line with `question`, `answer` and, for all rows or none, `split`.
 
@@ -55,4 +56,5 @@ def put_dataset(
     For operators, and for the client itself. A wrong row is named by its line, a wrong picture
     by its name, and then nothing changes.
     """
+    service.require_room_in_federations(session, client_id, upload.size_bytes, settings)
     return service.replace_dataset(session, store, client_id, upload.content, principal)

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import BinaryIO
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.auth.principals import Principal
@@ -14,8 +15,11 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinTaskInfo, Exam
 from backend.contracts.enums import Execution, TaskKind
 from backend.contracts.image_archive import ImageArchiveError, parse_image_archive
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines
+from backend.db.models import Membership
 from backend.errors import ConflictError, InvalidError
+from backend.settings import Settings
 from backend.storage import BlobStore, save_blob
+from backend.storage.usage import require_room
 
 ROWS_TYPE = "application/x-ndjson"
 PICTURES_TYPE = "application/zip"
@@ -58,6 +62,19 @@ def replace_dataset(
         num_test=counts["test"],
     )
     return set_dataset(session, client_id, dataset, actor)
+
+
+def require_room_in_federations(
+    session: Session, client_id: UUID, size_bytes: int, settings: Settings
+) -> None:
+    """Passes when all federations of a client may store so many bytes more.
+
+    Raises:
+        QuotaExceededError: one of them may not.
+    """
+    of_client = select(Membership.federation_id).where(Membership.client_id == client_id)
+    for federation_id in session.scalars(of_client.order_by(Membership.federation_id)).all():
+        require_room(session, federation_id, settings, size_bytes)
 
 
 def _parse_rows(content: BinaryIO, task: TaskKind) -> list[Example]:

@@ -7,7 +7,10 @@ from fastapi import APIRouter, status
 from backend.auth.dependencies import Operator
 from backend.contracts.runs import Run, RunClone
 from backend.runs import control
-from backend.web.dependencies import DbSession
+from backend.runs.service import require_run
+from backend.storage.usage import require_room
+from backend.web.dependencies import AppSettings, DbSession
+from backend.web.problems import problem_answers
 
 router = APIRouter(tags=["runs"])
 
@@ -18,9 +21,15 @@ def pause_run(run_id: UUID, principal: Operator, session: DbSession) -> Run:
     return control.pause_run(session, run_id, principal)
 
 
-@router.post("/runs/{run_id}/resume", status_code=status.HTTP_202_ACCEPTED, summary="Resume a run")
-def resume_run(run_id: UUID, principal: Operator, session: DbSession) -> Run:
+@router.post(
+    "/runs/{run_id}/resume",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Resume a run",
+    responses=problem_answers(507),
+)
+def resume_run(run_id: UUID, principal: Operator, session: DbSession, settings: AppSettings) -> Run:
     """Goes on with a paused run, or with a failed one in the round in which it failed."""
+    require_room(session, require_run(session, run_id).federation_id, settings)
     return control.resume_run(session, run_id, principal)
 
 

@@ -16,9 +16,11 @@ from backend.contracts.common import Page
 from backend.contracts.enums import Role
 from backend.contracts.runs import Adapter, LiveRun, Run, RunCreate
 from backend.runs import live, service
-from backend.web.dependencies import DbSession
+from backend.storage.usage import require_room
+from backend.web.dependencies import AppSettings, DbSession
 from backend.web.downloads import DOWNLOAD_ANSWERS, BlobSender
 from backend.web.paging import MAX_JOURNAL_ID, Cursor, Limit
+from backend.web.problems import problem_answers
 
 router = APIRouter(tags=["runs"])
 
@@ -55,9 +57,15 @@ def get_run(run_id: UUID, _principal: Viewer, session: DbSession) -> Run:
     return service.get_run(session, run_id)
 
 
-@router.post("/runs/{run_id}/start", status_code=status.HTTP_202_ACCEPTED, summary="Start a run")
-def start_run(run_id: UUID, principal: Operator, session: DbSession) -> Run:
+@router.post(
+    "/runs/{run_id}/start",
+    status_code=status.HTTP_202_ACCEPTED,
+    summary="Start a run",
+    responses=problem_answers(507),
+)
+def start_run(run_id: UUID, principal: Operator, session: DbSession, settings: AppSettings) -> Run:
     """Queues a created run whose members all have a data set."""
+    require_room(session, service.require_run(session, run_id).federation_id, settings)
     return service.start_run(session, run_id, principal)
 
 

@@ -28,11 +28,13 @@ from backend.contracts.agent import (
 )
 from backend.db.models import Upload
 from backend.errors import ConflictError, NotFoundError, TooLargeError
+from backend.settings import Settings
 from backend.storage import BlobRef, BlobStore, DirectTransfers, add_blob_row, save_blob
 from backend.storage.direct import MAX_PUT_BYTES
 from backend.updates import repository, service
 from backend.updates.receipt import require_update
 from backend.updates.refusals import invalid
+from backend.updates.room import require_room_for
 
 CHUNK_BYTES = 2**20
 
@@ -42,7 +44,7 @@ def start(
     client: ClientPrincipal,
     update_id: UUID,
     request: UploadStart,
-    max_bytes: int,
+    settings: Settings,
     direct: DirectTransfers | None,
 ) -> UploadState:
     """Announces an upload, or finds how far the same one got.
@@ -52,17 +54,19 @@ def start(
         client: who sends it.
         update_id: what it is for.
         request: what is announced.
-        max_bytes: limit of its size.
+        settings: with the limits of its size.
         direct: where the blob store takes uploads by itself.
 
     Raises:
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost.
         InvalidError: this round sends no shared matrices.
-        TooLargeError: more than `max_bytes`.
+        TooLargeError: more than `max_update_bytes`.
+        QuotaExceededError: more than the federation may store.
     """
     own = service.require_held(session, client, update_id, request.fence)
     service.require_expected(own)
+    max_bytes = settings.max_update_bytes
     if request.size_bytes > max_bytes:
         raise TooLargeError(
             f"size_bytes is {request.size_bytes}, the limit is {max_bytes} bytes. Choose a smaller "
@@ -70,6 +74,7 @@ def start(
         )
     if own.update.shared_sha256 == request.sha256:
         return _state(request.sha256, request.size_bytes, request.size_bytes)
+    require_room_for(session, own, request.size_bytes, settings)
     upload = repository.begin_upload(session, update_id, request.sha256, request.size_bytes)
     if upload.size_bytes != request.size_bytes:
         raise ConflictError(

@@ -22,6 +22,7 @@ from backend.contracts.agent import (
     UploadState,
 )
 from backend.updates import resumable, service
+from backend.updates.room import require_room_for
 from backend.updates.upload import FenceQuery, Piece, Upload
 from backend.web.dependencies import AppSettings, DbSession, Direct, Store
 from backend.web.downloads import DOWNLOAD_ANSWERS, BlobSender
@@ -88,7 +89,7 @@ def heartbeat(
 @router.put(
     "/updates/{update_id}/shared",
     summary="Upload shared matrices",
-    responses=problem_answers(415),
+    responses=problem_answers(415, 507),
     openapi_extra={"requestBody": _SHARED_BODY},
 )
 def put_shared(
@@ -98,14 +99,21 @@ def put_shared(
     client: CurrentClient,
     session: DbSession,
     store: Store,
+    settings: AppSettings,
 ) -> SharedReceipt:
     """All that leaves the client; it counts once the result names its hash."""
+    own = service.require_held(session, client, update_id, fence)
+    require_room_for(session, own, upload.size_bytes, settings)
     return service.store_shared(
         session, store, client, update_id, fence, upload.content, upload.size_bytes
     )
 
 
-@router.post("/updates/{update_id}/uploads", summary="Begin or resume an upload")
+@router.post(
+    "/updates/{update_id}/uploads",
+    summary="Begin or resume an upload",
+    responses=problem_answers(507),
+)
 def start_upload(
     update_id: UUID,
     body: UploadStart,
@@ -118,7 +126,7 @@ def start_upload(
 
     With `direct`, the whole may be PUT there instead, without any credential.
     """
-    return resumable.start(session, client, update_id, body, settings.max_update_bytes, direct)
+    return resumable.start(session, client, update_id, body, settings, direct)
 
 
 @router.patch(

@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from backend.contracts.enums import RoundStatus, RunStatus
 from backend.contracts.jobs import CloseRound, Job, OpenRound
 from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.db.models import Blob, ClientUpdate, Round, Run
 from backend.lifecycle import fail_run
 from backend.resumption import resume_run
@@ -76,3 +77,25 @@ def test_a_failed_run_resumes_and_ends_like_an_undisturbed_one(
         ).all()
     assert len(adapters) == 4
     assert all(platform.store.read(sha256) for sha256 in [*adapters, states[0]] if sha256)
+
+
+def test_a_full_federation_opens_no_round_and_goes_on_with_more_room(
+    platform: Platform, sent: list[Job]
+) -> None:
+    run_id = queue_run(platform, LocalOnlyParams(), 1)
+    with platform.session_factory() as session:
+        session.get_one(Run, run_id).federation.quota_bytes = 0
+        session.commit()
+    sent.append(OpenRound(run_id=run_id))
+    drain(platform, sent)
+    run = state_of(platform, run_id)
+    assert run.status is RunStatus.FAILED
+    assert run.error is not None
+    assert "may store 0: it is full" in run.error
+    with platform.session_factory() as session:
+        session.get_one(Run, run_id).federation.quota_bytes = None
+        jobs = resume_run(session, run_id, "ada")
+        session.commit()
+    sent.extend(jobs or [])
+    drain(platform, sent)
+    assert state_of(platform, run_id).status is RunStatus.COMPLETED

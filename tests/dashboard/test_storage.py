@@ -1,0 +1,31 @@
+"""The storage of a federation on its page."""
+
+from backend.contracts.enums import Role
+from dashboard import pages
+from tests.dashboard.fake_platform import FakePlatform
+from tests.dashboard.reading import Open, text_of
+
+
+def test_an_administrator_sets_the_limits(platform: FakePlatform, open_page: Open) -> None:
+    federation = platform.add_federation("Clinics", [platform.add_client("north")])
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    assert "3.0 MiB stored; no limit" in text_of(app)
+    assert "Ended runs keep everything" in text_of(app)
+    values = {"Largest size (MiB)": 2.0, "Days that ended runs keep everything": 30.0}
+    for label, value in values.items():
+        next(item for item in app.number_input if item.label == label).set_value(value)
+    next(item for item in app.button if item.label == "Save").click()
+    app.run()
+    assert platform.storage.own.quota_bytes == 2 * 2**20
+    assert platform.storage.own.retention_days == 30
+    assert platform.storage.own.retention_rounds is None
+    assert "This federation is full" in text_of(app)
+    assert "30 days ago" in text_of(app)
+
+
+def test_others_only_look(platform: FakePlatform, open_page: Open) -> None:
+    federation = platform.add_federation("Clinics", [platform.add_client("north")])
+    platform.user.role = Role.OPERATOR
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    assert "3.0 MiB stored" in text_of(app)
+    assert "Largest size (MiB)" not in [item.label for item in app.number_input]
