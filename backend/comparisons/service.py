@@ -14,9 +14,10 @@ from backend.contracts.common import FieldError, Page
 from backend.contracts.comparisons import Arm, ArmCreate, Comparison, ComparisonCreate
 from backend.contracts.compatibility import participant_of, refusals
 from backend.contracts.enums import EventKind, RunStatus
-from backend.contracts.privacy import platform_refusals
 from backend.contracts.robustness import robustness_refusals
+from backend.contracts.round_policy import EVERYBODY
 from backend.contracts.runs import Event, Run
+from backend.contracts.secure_rules import protection_refusals
 from backend.contracts.training import TrainingConfig
 from backend.db import models
 from backend.errors import ConflictError, InvalidError, NotFoundError
@@ -44,7 +45,7 @@ def create_comparison(
     federation = federations.get_row(session, federation_id)
     arms = request.all_arms()
     _require_compatible(request, arms, federation.clients)
-    _require_protectable(arms)
+    _require_protectable(arms, federation.clients)
     _require_robust(arms, len(federation.clients))
     comparison = models.Comparison(
         federation_id=federation.id,
@@ -283,15 +284,18 @@ def _require_compatible(
     _refuse(errors, "strategy_cannot_serve")
 
 
-def _require_protectable(arms: Sequence[ArmCreate]) -> None:
+def _require_protectable(arms: Sequence[ArmCreate], clients: Sequence[models.Client]) -> None:
+    members = [Client.model_validate(client) for client in clients]
     errors = [
         FieldError(
-            field=f"arms.{place}.privacy.{field}",
+            field=f"arms.{place}.{field}",
             value=arm.name,
             message=f"Arm {arm.name}: {reason}",
         )
         for place, arm in enumerate(arms)
-        for field, reasons in platform_refusals(arm.strategy, arm.privacy).items()
+        for field, reasons in protection_refusals(
+            arm.strategy, arm.privacy, EVERYBODY, members
+        ).items()
         for reason in reasons
     ]
     _refuse(errors, "protection_not_offered")

@@ -7,11 +7,30 @@ from backend.contracts.compatibility import Incompatibility, Participant, partic
 from backend.contracts.enums import Execution
 from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.params.heterotune import HeteroTuneParams
-from backend.contracts.privacy import SMALLEST_SUM, PrivacySettings, threshold_of
+from backend.contracts.privacy import (
+    SMALLEST_SUM,
+    PrivacySettings,
+    platform_refusals,
+    threshold_of,
+)
 from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.strategies import Params
 
 SECURE_FIELD = "privacy.secure_aggregation"
+
+
+def protection_refusals(
+    params: Params, privacy: PrivacySettings, policy: RoundPolicy, clients: Sequence[Client]
+) -> dict[str, list[str]]:
+    """Why a run of these members cannot be protected as asked, by field of the run; empty: it can.
+
+    Arguments as those of `secure_refusals`.
+    """
+    by_settings = platform_refusals(params, privacy)
+    found = {f"privacy.{field}": list(reasons) for field, reasons in by_settings.items()}
+    for field, reasons in secure_refusals(params, privacy, policy, clients).items():
+        found.setdefault(field, []).extend(reasons)
+    return found
 
 
 def secure_refusals(

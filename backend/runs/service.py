@@ -12,11 +12,10 @@ from backend.contracts.common import FieldError, Page
 from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
 from backend.contracts.jobs import OpenRound
-from backend.contracts.privacy import platform_refusals
 from backend.contracts.robustness import robustness_refusals
 from backend.contracts.round_policy import policy_refusals
 from backend.contracts.runs import Adapter, Run, RunCreate
-from backend.contracts.secure_rules import secure_refusals
+from backend.contracts.secure_rules import protection_refusals
 from backend.contracts.stopping import stop_refusal
 from backend.contracts.strategies import Params, title_of
 from backend.db import models
@@ -101,12 +100,8 @@ def require_protectable(request: RunCreate, clients: Sequence[models.Client]) ->
     Raises:
         InvalidError: one sentence a reason, each with the remedy.
     """
-    by_settings = platform_refusals(request.strategy, request.privacy)
-    found = {f"privacy.{field}": list(reasons) for field, reasons in by_settings.items()}
     members = [Client.model_validate(client) for client in clients]
-    secure = secure_refusals(request.strategy, request.privacy, request.round_policy, members)
-    for field, reasons in secure.items():
-        found.setdefault(field, []).extend(reasons)
+    found = protection_refusals(request.strategy, request.privacy, request.round_policy, members)
     if not found:
         return
     raise InvalidError(
