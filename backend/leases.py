@@ -51,6 +51,8 @@ class Result:
     shared_sha256: str | None = None
     private_sha256: str | None = None
     adapter_sha256: str | None = None
+    signature: str | None = None
+    key_fingerprint: str | None = None  # of the key that signed
 
 
 def claim(
@@ -162,6 +164,8 @@ def accept(session: Session, claim: Claim, result: Result) -> list[Job] | None:
         shared_sha256=result.shared_sha256,
         private_sha256=result.private_sha256,
         adapter_sha256=result.adapter_sha256,
+        signature=result.signature,
+        key_fingerprint=result.key_fingerprint,
     ):
         _record_late(session, claim)
         return None

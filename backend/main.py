@@ -32,6 +32,7 @@ from backend.runs.routes import router as runs
 from backend.secure_aggregation.routes import router as secure_aggregation
 from backend.sessions.routes import router as sessions
 from backend.settings import Settings, get_settings
+from backend.signatures.routes import router as signatures
 from backend.storage import open_blob_store, open_direct_transfers
 from backend.strategies.routes import router as strategies
 from backend.updates.routes import router as agent
@@ -60,6 +61,7 @@ _TENANT_ROUTERS = (
     metrics,
     events,
     refusals,
+    signatures,
 )
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 

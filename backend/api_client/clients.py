@@ -13,6 +13,7 @@ from backend.contracts.clients import (
     EnrolmentKeyCreated,
 )
 from backend.contracts.refusals import Refusal, RefusalCreate
+from backend.contracts.signatures import SigningKey, SigningKeyPut
 
 
 class EnrolmentKeys:
@@ -105,6 +106,18 @@ class Clients:
     def revoke_credential(self, client_id: UUID) -> None:
         """Lock a client out until it gets a new credential."""
         self._transport.call("DELETE", f"/clients/{client_id}/credential")
+
+    def put_signing_key(self, key: SigningKeyPut) -> SigningKey:
+        """Make a key that of the client whose credential is sent."""
+        return self._transport.put("/clients/me/signing-key", SigningKey, key)
+
+    def signing_keys(self, client_id: UUID) -> Iterator[SigningKey]:
+        """All keys that a client ever had, newest first."""
+        return self._transport.walk(f"/clients/{client_id}/signing-keys", SigningKey)
+
+    def retire_signing_key(self, client_id: UUID) -> None:
+        """End the key of a client, which may then register another one."""
+        self._transport.call("DELETE", f"/clients/{client_id}/signing-key")
 
     def refuse(self, client_id: UUID, run_id: UUID, reason: str) -> Refusal:
         """Take a client out of one run; what it handed in before counts."""

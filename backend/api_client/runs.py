@@ -7,6 +7,7 @@ from uuid import UUID
 from backend.api_client.transport import Transport
 from backend.contracts.refusals import Refusal
 from backend.contracts.runs import Adapter, Event, LiveRun, MetricPoint, Run, RunClone
+from backend.contracts.signatures import SignedUpdate
 
 LARGE_PAGES = {"limit": 1000}  # a run measures thousands of small values
 
@@ -44,6 +45,10 @@ class Runs:
     def refusals(self, run_id: UUID) -> list[Refusal]:
         """The clients that do not take part in a run."""
         return self._transport.get(f"/runs/{run_id}/refusals", list[Refusal])
+
+    def signatures(self, run_id: UUID) -> list[SignedUpdate]:
+        """What is needed to verify a run's signed updates."""
+        return self._transport.get(f"/runs/{run_id}/signatures", list[SignedUpdate])
 
     def live(self, run_id: UUID, after: int = 0) -> LiveRun:
         """The state of a run, and what happened since a cursor.

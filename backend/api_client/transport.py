@@ -69,6 +69,10 @@ class Transport:
         """POST `body` as JSON and read one `answer`."""
         return self._parse(path, answer, self._send("POST", path, json=_encode(body)))
 
+    def put(self, path: str, answer: type[T], body: BaseModel) -> T:
+        """PUT `body` as JSON and read one `answer`."""
+        return self._parse(path, answer, self._send("PUT", path, json=_encode(body)))
+
     def patch(self, path: str, answer: type[T], body: BaseModel) -> T:
         """PATCH with the fields of `body` that were set, and read one `answer`."""
         changes = body.model_dump(mode="json", exclude_unset=True)

@@ -30,6 +30,7 @@ from backend.db.conflicts import unique
 from backend.errors import ForbiddenError, InvalidError, NotFoundError
 from backend.federations.joining import join
 from backend.settings import Settings
+from backend.signatures.service import add_key
 from backend.web.paging import fetch_page
 
 
@@ -137,6 +138,8 @@ def register(
     session.refresh(client)
     principal = ClientPrincipal(client.id, client.name, key_id, address)
     record_audit(session, principal, "client.register", client.id, enrolment_key_id=str(key_id))
+    if request.public_key is not None:
+        add_key(session, principal, request.public_key)
     return ClientRegistered(client=Client.model_validate(client), credential=credential)
 
 
@@ -220,6 +223,13 @@ def _check_model_reads_task(request: ClientRegister) -> None:
 def _check_declaration(request: ClientRegister) -> None:
     """A remote client says what the platform cannot see; of a managed one it sees everything."""
     declared = {"modules": request.modules, "num_examples": request.num_examples}
+    if request.execution is Execution.MANAGED and request.public_key is not None:
+        raise _refused(
+            "public_key",
+            request.public_key,
+            "`public_key` is for remote clients: the platform trains for a managed one, which has "
+            "nothing to sign. Leave it out.",
+        )
     if request.execution is Execution.MANAGED:
         for field, value in declared.items():
             if value is not None:

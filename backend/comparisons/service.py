@@ -26,6 +26,7 @@ from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import cancel_run, change_run
 from backend.runs.service import require_datasets
+from backend.signatures.service import require_keys
 from backend.turns import lock_comparison, take_turns
 from backend.web.paging import fetch_page
 
@@ -114,6 +115,7 @@ def start_comparison(
     lock_comparison(session, comparison_id)
     federation = federations.get_row(session, comparison.federation_id)
     require_datasets(federation.clients)
+    require_keys(session, federation)
     queued = [
         run
         for run in repository.find_runs(session, [comparison_id])

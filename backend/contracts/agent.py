@@ -14,6 +14,7 @@ from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RoundKind
 from backend.contracts.metrics import ClientMetrics
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
+from backend.contracts.signatures import SIGNATURE_INVALID, SIGNATURE_MISSING, Signature
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 
@@ -39,6 +40,8 @@ UPDATE_REFUSALS = frozenset(
         "update_wrong_client",
         "update_wrong_round",
         "update_wrong_weight",
+        SIGNATURE_MISSING,
+        SIGNATURE_INVALID,
     }
 )
 """Codes of the 422 that says: these bytes are not this client's update of this round."""
@@ -177,6 +180,9 @@ class AgentResult(Request):
     metrics: ClientMetrics = Field({}, description="of the whole round")
     shared_sha256: Sha256 | None = Field(
         None, description="of the uploaded matrices; empty in the deliver round, which sends none"
+    )
+    signature: Signature | None = Field(
+        None, description="of the client's key over `update_text`, where it has one"
     )
 
 

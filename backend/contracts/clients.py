@@ -9,6 +9,7 @@ from backend.contracts.base_models import Architecture, BaseModelRef, Modules
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.datasets import BuiltinDataset, DatasetRef
 from backend.contracts.enums import Execution, TaskKind
+from backend.contracts.signatures import PublicKey
 
 
 class EnrolmentKeyCreate(Request):
@@ -97,6 +98,11 @@ class ClientRegister(Request):
         ge=1,
         le=1_000_000_000,
         description="Remote clients only: number of training rows, the client's weight.",
+    )
+    public_key: PublicKey | None = Field(
+        None,
+        description="Remote clients only: Ed25519 key (base64 of 32 bytes) that signs its updates. "
+        "Empty: unsigned, until one is registered with PUT /clients/me/signing-key.",
     )
 
 

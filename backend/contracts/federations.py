@@ -44,6 +44,10 @@ class FederationCreate(Request):
         description="`members`: only users that are members see it, you become one; `platform`: "
         "every user does",
     )
+    require_signatures: bool = Field(
+        False,
+        description="updates of remote clients count only with a signature of their own key",
+    )
 
 
 class FederationUpdate(Request):
@@ -51,7 +55,8 @@ class FederationUpdate(Request):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"visibility": "members"}]})
 
-    visibility: Visibility
+    visibility: Visibility | None = Field(None, description="empty: as it is")
+    require_signatures: bool | None = Field(None, description="empty: as it is")
 
 
 class FederationMemberAdd(Request):
@@ -84,6 +89,7 @@ class Federation(Answer):
     description: str
     global_rank: int
     visibility: Visibility = Visibility.PLATFORM
+    require_signatures: bool = False
     num_clients: int
     num_runs: int
     created_at: datetime

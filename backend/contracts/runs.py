@@ -12,6 +12,7 @@ from backend.contracts.enums import (
     RoundKind,
     RoundStatus,
     RunStatus,
+    SecureStep,
     UpdateStatus,
 )
 from backend.contracts.metrics import MetricName
@@ -114,6 +115,18 @@ class ClientUpdate(Answer):
     late_at: datetime | None = Field(
         None, description="when its result came too late to be used in any round"
     )
+    key_fingerprint: str | None = Field(None, description="of the client's key that signed it")
+
+
+class SecureProgress(Answer):
+    """How far the exchanges of a round with secure aggregation are."""
+
+    step: SecureStep
+    session: int = Field(description="counts up when a failed round begins anew")
+    threshold: int = Field(description="so many clients must tell shares before the sum opens")
+    num_done: int = Field(description="clients that have sent the message of this step")
+    num_expected: int
+    waiting_for: list[str] = Field(description="names of the clients whose message is missing")
 
 
 class Round(Answer):
@@ -127,6 +140,7 @@ class Round(Answer):
     quorum: int | None = Field(None, description="updates that it needs; empty: of all its clients")
     deadline_at: datetime | None = None
     report: dict[str, float]
+    secure: SecureProgress | None = Field(None, description="with secure aggregation only")
     client_updates: list[ClientUpdate]
 
 

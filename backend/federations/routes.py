@@ -50,8 +50,8 @@ def get_federation(federation_id: UUID, _principal: Viewer, session: DbSession) 
 def update_federation(
     federation_id: UUID, body: FederationUpdate, principal: Operator, session: DbSession
 ) -> FederationDetail:
-    """Opens a federation to all users of the platform, or closes it to all but its members."""
-    return service.change_visibility(session, federation_id, body.visibility, principal)
+    """Who sees it (all users of the platform, or its members), and whether clients must sign."""
+    return service.update_federation(session, federation_id, body, principal)
 
 
 @router.get("/federations/{federation_id}/members", summary="Users of a federation")

@@ -16,7 +16,7 @@ from backend.contracts.federations import (
     Federation,
     FederationCreate,
     FederationDetail,
-    Visibility,
+    FederationUpdate,
 )
 from backend.db import models
 from backend.db.conflicts import unique
@@ -41,6 +41,7 @@ def create_federation(
         description=request.description,
         global_rank=request.global_rank,
         visibility=request.visibility,
+        require_signatures=request.require_signatures,
         created_by=actor.id,
         clients=members,
     )
@@ -87,24 +88,22 @@ def list_federations(
     )
 
 
-def change_visibility(
-    session: Session, federation_id: UUID, visibility: Visibility, actor: UserPrincipal
+def update_federation(
+    session: Session, federation_id: UUID, request: FederationUpdate, actor: UserPrincipal
 ) -> FederationDetail:
-    """Opens a federation to the whole platform, or closes it.
+    """Opens a federation or closes it, demands signatures or no longer; what is empty stays.
 
     Raises:
         NotFoundError: no such federation.
     """
     federation = get_row(session, federation_id)
-    record_audit(
-        session,
-        actor,
-        "federation.update",
-        federation_id,
-        before={"visibility": federation.visibility},
-        after={"visibility": visibility},
-    )
-    federation.visibility = visibility
+    after = request.model_dump(exclude_none=True)
+    before = {name: getattr(federation, name) for name in after}
+    record_audit(session, actor, "federation.update", federation_id, before=before, after=after)
+    if request.visibility is not None:
+        federation.visibility = request.visibility
+    if request.require_signatures is not None:
+        federation.require_signatures = request.require_signatures
     session.flush()
     return get_federation(session, federation_id)
 
@@ -128,6 +127,7 @@ def _with_counts(federation: models.Federation, num_clients: int, num_runs: int)
         description=federation.description,
         global_rank=federation.global_rank,
         visibility=federation.visibility,
+        require_signatures=federation.require_signatures,
         num_clients=num_clients,
         num_runs=num_runs,
         created_at=federation.created_at,

@@ -5,13 +5,15 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from backend.contracts.runs import ClientUpdate, LiveRun, Round, Run
+from backend.contracts.enums import RoundStatus
+from backend.contracts.runs import ClientUpdate, LiveRun, Round, Run, SecureProgress
 from backend.db import models
 from backend.events.service import events_between
 from backend.metrics.service import metrics_between, newest_journal_id
 from backend.refusals.service import list_of_run
 from backend.runs import repository
 from backend.runs.service import require_run
+from backend.secure_steps import awaited, find_secure, num_done
 
 
 def live_run(session: Session, run_id: UUID, after: int) -> LiveRun:
@@ -61,10 +63,27 @@ def _rounds(session: Session, run_id: UUID, from_round: int) -> list[Round]:
             quorum=row.quorum,
             deadline_at=row.deadline_at,
             report=row.report,
+            secure=_secure(session, row) if row.status is RoundStatus.OPEN else None,
             client_updates=updates[row.id],
         )
         for row in rows
     ]
+
+
+def _secure(session: Session, round_: models.Round) -> SecureProgress | None:
+    secure = find_secure(session, round_.id)
+    if secure is None:
+        return None
+    missing = [name for _, name in awaited(session, secure)]
+    done = num_done(session, secure)
+    return SecureProgress(
+        step=secure.step,
+        session=secure.number,
+        threshold=secure.threshold,
+        num_done=done,
+        num_expected=done + len(missing),
+        waiting_for=missing,
+    )
 
 
 def _client_update(update: models.ClientUpdate) -> ClientUpdate:
@@ -82,4 +101,5 @@ def _client_update(update: models.ClientUpdate) -> ClientUpdate:
         ended_at=update.ended_at,
         aggregated_in=update.aggregated_in,
         late_at=update.late_at,
+        key_fingerprint=update.key_fingerprint,
     )

@@ -26,6 +26,7 @@ from backend.journal import record_event
 from backend.lifecycle import cancel_run as end_run
 from backend.lifecycle import change_run, lock_run
 from backend.runs import repository
+from backend.signatures.service import require_keys
 from backend.web.downloads import Download
 from backend.web.paging import fetch_page
 
@@ -166,7 +167,8 @@ def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
 
     Raises:
         NotFoundError: no such run.
-        ConflictError: it was started before, a comparison owns it, or a member has no data set.
+        ConflictError: it was started before, a comparison owns it, a member has no data set, or
+            none of the keys that its federation demands.
     """
     require_run(session, run_id)
     run = lock_run(session, run_id)
@@ -177,6 +179,7 @@ def start_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
             code="run_of_comparison",
         )
     require_datasets(run.federation.clients)
+    require_keys(session, run.federation)
     if not change_run(session, run_id, RunStatus.QUEUED):
         raise ConflictError(
             f"Run {run_id} is {run.status.value}; only a created run can be started. Create a new "

@@ -10,9 +10,11 @@ from typing import Any, BinaryIO
 
 from sqlalchemy.orm import Session
 
+from backend.contracts.agent import AgentResult
 from backend.contracts.enums import EventKind
 from backend.errors import InvalidError
 from backend.journal import record_event
+from backend.signatures.service import checked_fingerprint
 from backend.updates.container import ContainerError, check_container
 from backend.updates.refusals import invalid
 from backend.updates.repository import OwnUpdate
@@ -30,18 +32,39 @@ def require_update(session: Session, own: OwnUpdate, content: BinaryIO, size_byt
     try:
         _require_own(own, _values(content, size_bytes))
     except InvalidError as error:
-        record_event(
-            session,
-            own.round.run_id,
-            EventKind.UPDATE_REFUSED,
-            f"{own.client.name}, round {own.round.round_number}: {error.message}",
-            client_id=own.client.id,
-            round_number=own.round.round_number,
-            attempt=own.update.fence,
-            code=error.code,
-        )
-        session.commit()
+        _record(session, own, error)
         raise
+
+
+def require_signature(session: Session, own: OwnUpdate, result: AgentResult) -> str | None:
+    """Fingerprint of the key that signed the update; None where it has to be neither signed nor is.
+
+    A refusal commits the event that shows it, as above.
+
+    Raises:
+        InvalidError: with the code `signature_missing` or `signature_invalid`.
+    """
+    if result.shared_sha256 is None:
+        return None
+    try:
+        return checked_fingerprint(session, own.update, own.round, result.signature)
+    except InvalidError as error:
+        _record(session, own, error)
+        raise
+
+
+def _record(session: Session, own: OwnUpdate, error: InvalidError) -> None:
+    record_event(
+        session,
+        own.round.run_id,
+        EventKind.UPDATE_REFUSED,
+        f"{own.client.name}, round {own.round.round_number}: {error.message}",
+        client_id=own.client.id,
+        round_number=own.round.round_number,
+        attempt=own.update.fence,
+        code=error.code,
+    )
+    session.commit()
 
 
 def _values(content: BinaryIO, size_bytes: int) -> dict[str, Any]:

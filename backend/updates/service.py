@@ -35,7 +35,7 @@ from backend.leases import Claim, Result
 from backend.secure_steps import find_secure
 from backend.storage import BlobRef, BlobStore, save_blob
 from backend.updates import repository
-from backend.updates.receipt import require_update
+from backend.updates.receipt import require_signature, require_update
 from backend.updates.refusals import invalid
 from backend.updates.repository import OwnUpdate
 from backend.web.downloads import Download
@@ -212,16 +212,24 @@ def finish(
         NotFoundError: no such update of this client.
         ConflictError: the lease is lost, and the run page shows that the result was refused; or
             masks are not agreed on yet.
-        InvalidError: the shared matrices are missing, or are not those that were uploaded.
+        InvalidError: the shared matrices are missing, are not those that were uploaded, or are not
+            signed as they must be.
     """
     own = require_own(session, client, update_id)
+    fingerprint = None
     if _is_held(own, result.fence):
         _require_masks(session, own)
         _check_shared(own, result.shared_sha256)
+        fingerprint = require_signature(session, own, result)
     jobs = leases.accept(
         session,
         _claim(own, result.fence),
-        Result(metrics=result.metrics, shared_sha256=result.shared_sha256),
+        Result(
+            metrics=result.metrics,
+            shared_sha256=result.shared_sha256,
+            signature=result.signature if fingerprint else None,
+            key_fingerprint=fingerprint,
+        ),
     )
     if jobs is not None:
         commit_and_enqueue(session, *jobs)

@@ -14,6 +14,7 @@ from dashboard.components.labels import (
     dataset_text,
     split_text,
 )
+from dashboard.components.signatures import signing_keys_section
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     _facts(client)
     if client.is_pending:
         _approval(api, client)
+    signing_keys_section(api, client)
     if session.may_operate():
         credential_section(api, client)
 

@@ -24,6 +24,7 @@ from dashboard.components.people import people_section
 from dashboard.components.run_badge import run_badge
 from dashboard.components.run_start import start_runs
 from dashboard.components.server_clock import now
+from dashboard.components.signatures import signatures_demand
 from dashboard.components.storage import storage_section
 
 ERRORS = "federation.errors"
@@ -61,6 +62,7 @@ def main() -> None:
     st.subheader("Members")
     client_table(federation.clients)
     people_section(api, federation)
+    signatures_demand(api, federation)
     storage_section(api, federation)
 
 

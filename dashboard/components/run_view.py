@@ -207,7 +207,11 @@ def clients_section(history: LiveHistory) -> None:
     st.dataframe(
         pd.DataFrame([_client_row(update) for update in updates]),
         hide_index=True,
-        column_order=CLIENT_COLUMNS + (["Error"] if any(item.error for item in updates) else []),
+        column_order=[
+            *CLIENT_COLUMNS,
+            *(["Signed by"] if any(item.key_fingerprint for item in updates) else []),
+            *(["Error"] if any(item.error for item in updates) else []),
+        ],
         key="run.clients",
         column_config={
             "Progress": st.column_config.ProgressColumn(
@@ -215,6 +219,9 @@ def clients_section(history: LiveHistory) -> None:
             ),
             "Attempts": st.column_config.NumberColumn(
                 help="Tries so far; a lost worker costs a try, not the run", format="%d"
+            ),
+            "Signed by": st.column_config.TextColumn(
+                help="Begin of the fingerprint of the client's key; its page has the whole"
             ),
             "Error": st.column_config.TextColumn(width="large"),
         },
@@ -296,6 +303,7 @@ def _client_row(update: ClientUpdate) -> dict[str, object]:
         "Step": f"{update.step} of {update.num_steps}" if update.num_steps and working else "",
         "Progress": 1.0 if done else min(1.0, share) if working else 0.0,
         "Attempts": update.num_attempts,
+        "Signed by": (update.key_fingerprint or "")[:16],
         "Error": update.error or "",
     }
 

@@ -56,12 +56,13 @@ from backend.contracts.runs import (
     Run,
     RunCreate,
 )
+from backend.contracts.signatures import SigningKey
 from backend.contracts.strategies import StrategyInfo, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
 from tests.dashboard.fake_accounts import CODE, Accounts, add_account_routes
 from tests.dashboard.fake_comparisons import add_comparison_routes
 from tests.dashboard.fake_storage import FakeStorage, add_storage_routes
-from tests.dashboard.fake_refusals import add_refusal_routes
+from tests.dashboard.fake_trust import add_trust_routes
 
 PASSWORD = "correct horse battery"
 TOKEN = "fbs_test"
@@ -106,6 +107,7 @@ class FakePlatform:
         self.adapters: dict[UUID, list[Adapter]] = {}
         self.uploads: dict[UUID, bytes] = {}
         self.refusals: list[Refusal] = []
+        self.signing_keys: dict[UUID, list[SigningKey]] = {}
         self.run_refusal: RefusalError | None = None
         self.live_calls: list[int] = []
         self._journal = 0
@@ -344,7 +346,7 @@ def make_app(platform: FakePlatform) -> FastAPI:
     _federations(app, platform, guarded)
     _runs(app, platform, guarded)
     add_comparison_routes(app, platform, guarded, route, find)
-    add_refusal_routes(app, platform, guarded, route, find)
+    add_trust_routes(app, platform, guarded, route, find)
     add_account_routes(app, platform, guarded, route, RefusalError)
     add_storage_routes(app, platform, guarded, route, find)
     return app

@@ -11,12 +11,14 @@ from uuid import UUID
 from backend.api_client import ApiClient
 from backend.contracts.agent import AgentResult, Work
 from backend.contracts.enums import RoundKind
+from backend.contracts.signatures import update_text
 from worker.agent.attempt import LeasedAttempt
 from worker.agent.errors import AgentStoppingError, MaskingError, StateMissingError
 from worker.agent.patience import patiently
 from worker.agent.premises import Premises
 from worker.agent.privacy_limit import require_within
 from worker.agent.secure_party import SecureParty, begin
+from worker.agent.signing import Signer
 from worker.agent.store import Done, StateFolder
 from worker.agent.unmasking import Unmasking
 from worker.devices import training_device, weights_dtype
@@ -48,6 +50,7 @@ class Agent:
         checkpoint_seconds: least time between two states saved within a round.
         max_epsilon: privacy loss that the owner accepts in one run; None: any, and runs without
             noise too.
+        signer: signs what is handed in; None: the credential alone vouches for it.
     """
 
     api: ApiClient
@@ -58,6 +61,7 @@ class Agent:
     stop: threading.Event
     checkpoint_seconds: float = 60.0
     max_epsilon: float | None = None
+    signer: Signer | None = None
 
     def run(self) -> None:
         """Works until `stop` is set; a platform that is away is waited for.
@@ -220,5 +224,18 @@ class Agent:
                 self.api.agent.upload_shared, work.client_update_id, work.fence, done.shared
             )
             shared_sha256 = patiently(self.stop, upload).sha256
-        result = AgentResult(fence=work.fence, metrics=done.metrics, shared_sha256=shared_sha256)
+        result = AgentResult(
+            fence=work.fence,
+            metrics=done.metrics,
+            shared_sha256=shared_sha256,
+            signature=None if shared_sha256 is None else self._signed(work, shared_sha256),
+        )
         patiently(self.stop, partial(self.api.agent.finish, work.client_update_id, result))
+
+    def _signed(self, work: Work, sha256: str) -> str | None:
+        if self.signer is None:
+            return None
+        client_id = UUID(self.spec.client_id)
+        return self.signer.sign(
+            update_text(work.run_id, client_id, work.round_number, work.fence, sha256)
+        )

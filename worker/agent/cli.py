@@ -27,6 +27,7 @@ from worker.agent.connection import (
     read_credential,
 )
 from worker.agent.errors import AgentError
+from worker.agent.keys import registered_signer, rotate_key
 from worker.agent.patience import patiently
 from worker.agent.premises import open_premises
 from worker.agent.refusing import refuse, take_part
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(refuse)
 app.command()(take_part)
+app.command()(rotate_key)
 
 Model = Annotated[
     str, typer.Option(help="Folder of a checkpoint, builtin:NAME, or id of the Hugging Face hub.")
@@ -137,6 +139,14 @@ def run(
             "this. Without it: in any run.",
         ),
     ] = None,
+    sign: Annotated[
+        bool,
+        typer.Option(
+            "--sign",
+            help="Sign what is handed in, with a key that is made in the state folder. From then "
+            "on the platform takes nothing unsigned of this client.",
+        ),
+    ] = False,
     allow_http: PlainHttp = False,
 ) -> None:
     """Train for the client whenever a run asks, until Ctrl-C."""
@@ -152,6 +162,7 @@ def run(
             store = StateFolder(state, client.id)
             with store.locked():
                 premises = open_premises(model, data, client.task)
+                sign = sign or store.signing_key.exists()
                 agent = Agent(
                     api=api,
                     name=name,
@@ -161,6 +172,7 @@ def run(
                     stop=stop,
                     checkpoint_seconds=checkpoint_seconds,
                     max_epsilon=max_epsilon,
+                    signer=registered_signer(api, store.signing_key) if sign else None,
                 )
                 logging.getLogger(__name__).info("%s waits for work", client.name)
                 agent.run()

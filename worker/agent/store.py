@@ -8,6 +8,7 @@
                                             masked.safetensors       sent in place of `shared`
                                   adapter/                           delivered after the last round
                         lock                                         held by the agent at work
+                        signing-key.pem                              with `run --sign`
 
 Every file appears whole or not at all, and only its owner may read it (on POSIX systems).
 """
@@ -67,6 +68,16 @@ class StateFolder:
 
     def __init__(self, folder: Path, client_id: UUID) -> None:
         self._folder = folder / str(client_id)
+
+    @property
+    def signing_key(self) -> Path:
+        """The file of the client's private key."""
+        return self._folder / "signing-key.pem"
+
+    @property
+    def next_signing_key(self) -> Path:
+        """The key that follows, while it is not certain that the platform knows it."""
+        return self._folder / "next-signing-key.pem"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

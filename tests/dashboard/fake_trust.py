@@ -1,4 +1,4 @@
-"""Refusals of runs on the platform in memory."""
+"""Refusals of runs and signing keys on the platform in memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Response
 
+from backend.contracts.common import Page
 from backend.contracts.refusals import Refusal, RefusalCreate
+from backend.contracts.signatures import SigningKey
 
 if TYPE_CHECKING:
     from tests.dashboard.fake_platform import FakePlatform
 
 
-def add_refusal_routes(
+def add_trust_routes(
     app: FastAPI, platform: FakePlatform, guards: list[Any], route: Any, find: Any
 ) -> None:
     """The endpoints that the dashboard calls."""
@@ -35,6 +37,15 @@ def add_refusal_routes(
         )
         platform.refusals.append(refusal)
         return refusal
+
+    @route(app, "GET", "/clients/{client_id}/signing-keys", guards)
+    def signing_keys(client_id: UUID) -> Page[SigningKey]:
+        return Page(items=platform.signing_keys.get(client_id, []))
+
+    @route(app, "DELETE", "/clients/{client_id}/signing-key", guards, 204)
+    def retire(client_id: UUID) -> Response:
+        platform.signing_keys[client_id][0].retired_at = datetime.now(UTC)
+        return Response(status_code=204)
 
     @route(app, "DELETE", "/clients/{client_id}/refusals/{refusal_id}", guards, 204)
     def withdraw(client_id: UUID, refusal_id: UUID) -> Response:
