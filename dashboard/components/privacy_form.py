@@ -1,4 +1,4 @@
-"""Asking for differential privacy, and saying at once what it will cost."""
+"""Asking for the protections of a run, and saying at once what they cost and need."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,21 @@ from typing import Any
 import streamlit as st
 from pydantic import TypeAdapter, ValidationError
 
-from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, platform_refusals
+from backend.contracts.privacy import (
+    DifferentialPrivacy,
+    PrivacySettings,
+    SecureAggregation,
+    platform_refusals,
+)
 from backend.contracts.strategies import Params
 from dashboard.components.formatting import epsilon_text, escape
 from dashboard.components.schema_form import schema_form
 
+SECURE_HINT = (
+    "A round then needs as many clients to the end as the threshold says. Under *Rounds*, give the "
+    "fewest clients and a deadline with `drop`, or one client that leaves ends the run; the "
+    "deadline counts for each exchange."
+)
 _PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
@@ -25,35 +35,65 @@ def privacy_form(
         key: prefix of the widgets' keys.
         errors: message by field, such as `differential_privacy.delta`.
     """
+    values: dict[str, Any] = {}
     with st.expander("Privacy", expanded=bool(errors)):
-        wanted = st.toggle(
+        if st.toggle(
             "Differential privacy",
             key=f"{key}.differential_privacy",
             help="Every client clips its change of the shared matrices and adds noise before "
             "anything leaves it, so that nobody, the platform included, can tell much about its "
             "data. Costs accuracy, most of all with few clients.",
-        )
-        if not wanted:
-            return {}
-        below = "differential_privacy."
-        values = schema_form(
-            DifferentialPrivacy.model_json_schema(),
-            f"{key}.differential_privacy",
-            {n.removeprefix(below): message for n, message in errors.items() if below in n},
-        )
-        _consequences(strategy, num_rounds, values)
-    return {"differential_privacy": values}
+        ):
+            values["differential_privacy"] = _settings_form(
+                DifferentialPrivacy, "differential_privacy", key, errors
+            )
+            _epsilon(num_rounds, values["differential_privacy"])
+        if st.toggle(
+            "Secure aggregation",
+            key=f"{key}.secure_aggregation",
+            help="Clients hide their updates behind masks that cancel out in the sum, so that the "
+            "platform learns the sum and no single update. For remote clients only, at least "
+            "three; costs three exchanges of messages in every round.",
+        ):
+            values["secure_aggregation"] = _settings_form(
+                SecureAggregation, "secure_aggregation", key, errors
+            )
+            st.caption(SECURE_HINT)
+        _refusals(strategy, values)
+    return values
 
 
-def _consequences(strategy: Mapping[str, Any], num_rounds: int, values: dict[str, Any]) -> None:
-    """Epsilon of the whole run, and why this strategy cannot do it; silent on wrong values."""
+def _settings_form(
+    model: type[DifferentialPrivacy] | type[SecureAggregation],
+    name: str,
+    key: str,
+    errors: Mapping[str, str],
+) -> dict[str, Any]:
+    below = f"{name}."
+    own = {n.removeprefix(below): message for n, message in errors.items() if below in n}
+    values = schema_form(model.model_json_schema(), f"{key}.{name}", own)
+    if name in errors:
+        st.caption(f":red[:material/error: {escape(errors[name])}]")
+    return values
+
+
+def _epsilon(num_rounds: int, values: dict[str, Any]) -> None:
+    """Epsilon of the whole run; silent on wrong values, which their fields explain."""
     try:
         settings = DifferentialPrivacy.model_validate(values)
-        params = _PARAMS.validate_python(strategy)
     except ValidationError:
         return
     epsilon_caption(settings, num_rounds)
-    refusals = platform_refusals(params, PrivacySettings(differential_privacy=settings))
+
+
+def _refusals(strategy: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Why this strategy cannot be protected so; silent on wrong values."""
+    try:
+        privacy = PrivacySettings.model_validate(values)
+        params = _PARAMS.validate_python(strategy)
+    except ValidationError:
+        return
+    refusals = platform_refusals(params, privacy)
     for reason in (reason for reasons in refusals.values() for reason in reasons):
         st.warning(escape(reason), icon=":material/warning:")
 

@@ -1,9 +1,11 @@
-"""What a run has spent of its clients' privacy."""
+"""What a run has spent of its clients' privacy, and how far its secure sums are."""
 
 import streamlit as st
 
+from backend.contracts.enums import RoundStatus, SecureStep
 from backend.contracts.metrics import MetricName
-from dashboard.components.formatting import NOTHING, epsilon_text
+from backend.contracts.privacy import DifferentialPrivacy
+from dashboard.components.formatting import NOTHING, epsilon_text, escape
 from dashboard.components.live_history import LiveHistory, newest
 
 UNIT = (
@@ -12,12 +14,50 @@ UNIT = (
 )
 
 
+SECURE = (
+    "Secure aggregation: the platform opens the sum of each round's updates and no single one. So "
+    "what compares or measures single updates does not exist in this run: norms of a client's "
+    "change, contributions, and how much updates agree. Accuracies and losses are what the clients "
+    "themselves report."
+)
+STEPS = {
+    SecureStep.KEYS: "1 of 4 (public keys)",
+    SecureStep.SHARES: "2 of 4 (encrypted shares)",
+    SecureStep.INPUTS: "3 of 4 (training, then masked updates)",
+    SecureStep.UNMASKING: "4 of 4 (opening the sum)",
+}
+
+
 def privacy_section(history: LiveHistory) -> None:
-    """Epsilon so far and at the end; nothing for a run without differential privacy."""
-    settings = history.run.privacy.differential_privacy
-    if settings is None:
+    """Epsilon so far and at the end, and the present exchange; nothing without protection."""
+    privacy = history.run.privacy
+    if privacy.differential_privacy is None and privacy.secure_aggregation is None:
         return
     st.subheader("Privacy")
+    if privacy.secure_aggregation is not None:
+        _secure_part(history)
+    if privacy.differential_privacy is not None:
+        _noise_part(history, privacy.differential_privacy)
+
+
+def _secure_part(history: LiveHistory) -> None:
+    st.info(SECURE, icon=":material/lock:")
+    newest_round = history.current_round
+    secure = None if newest_round is None else newest_round.secure
+    if newest_round is None or secure is None or newest_round.status is not RoundStatus.OPEN:
+        return
+    st.progress(
+        min(1.0, secure.num_done / max(1, secure.num_expected)),
+        text=escape(
+            f"Round {newest_round.round_number}, step {STEPS[secure.step]}: {secure.num_done} of "
+            f"{secure.num_expected} clients"
+        ),
+    )
+    if secure.waiting_for:
+        st.caption(escape(f"Waiting for {', '.join(secure.waiting_for)}"))
+
+
+def _noise_part(history: LiveHistory, settings: DifferentialPrivacy) -> None:
     spent = newest(history.per_round(MetricName.EPSILON)).values()
     tiles = st.columns(4)
     tiles[0].metric(
