@@ -77,6 +77,8 @@ def _settings(arm: Arm) -> dict[str, object]:
     values |= arm.training.model_dump(mode="json", exclude_none=True)
     if arm.privacy.differential_privacy is not None:
         values["differential_privacy"] = arm.privacy.differential_privacy.model_dump(mode="json")
+    if not arm.robustness.is_off:
+        values["robustness"] = arm.robustness.model_dump(mode="json", exclude_none=True)
     return values
 
 

@@ -16,6 +16,7 @@ from dashboard.components import run_view
 from dashboard.components.address import id_in_address
 from dashboard.components.charts import client_styles
 from dashboard.components.compatibility import group_texts
+from dashboard.components.contributions import contributions_section
 from dashboard.components.delivered import baseline_of, reached
 from dashboard.components.formatting import counted, escape, moment_text
 from dashboard.components.live_history import LiveHistory
@@ -87,6 +88,8 @@ def _controls(api: ApiClient, history: LiveHistory, federation: FederationDetail
             st.json(run.training.model_dump(mode="json"))
             st.markdown("**Privacy**")
             st.json(run.privacy.model_dump(mode="json"))
+            st.markdown("**Hostile clients**")
+            st.json(run.robustness.model_dump(mode="json", exclude_none=True))
             st.markdown("**Rounds**")
             st.json(run.round_policy.model_dump(mode="json", exclude_none=True))
             if run.stop_when is not None:
@@ -187,6 +190,7 @@ def _draw(
         run_view.accuracy_section(history, styles, baseline)
         if history.run.strategy.name is not StrategyName.LOCAL_ONLY:
             run_view.baseline_section(history, styles, baseline, coming=baseline_run)
+        contributions_section(history, styles)
         run_view.training_section(history, styles)
         run_view.traffic_section(history, styles)
         mixing_section(history, styles)

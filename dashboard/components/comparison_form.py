@@ -21,6 +21,7 @@ from dashboard.components.comparison_arms import (
     variants_form,
 )
 from dashboard.components.formatting import counted, escape
+from dashboard.components.robust_arms import robust_form, robust_twins
 from dashboard.components.run_form import errors_below
 from dashboard.components.schema_form import schema_form
 
@@ -89,9 +90,16 @@ def comparison_form(
     if tuned:
         local = local_arms(training["learning_rate"])
         arms = [arm for arm in arms if arm["strategy"] != local[0]["strategy"]] + local
+    plain = list(arms)
+    robustness = robust_form(f"{KEY}.robustness")
+    if robustness is not None:
+        twins, reasons = robust_twins(plain, robustness, len(clients))
+        arms += twins
+        for reason in reasons:
+            st.caption(f":material/info: Without a robust rule only: {escape(reason)}")
     privacy = protection_form(num_rounds, f"{KEY}.privacy")
     if privacy is not None:
-        twins, reasons = protected(arms, privacy)
+        twins, reasons = protected(plain, privacy)
         arms += twins
         for reason in reasons:
             st.caption(f":material/info: Without protection only: {escape(reason)}")

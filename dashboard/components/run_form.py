@@ -16,6 +16,7 @@ from backend.contracts.training import TrainingConfig
 from dashboard.components.formatting import escape
 from dashboard.components.labels import strategy_caption
 from dashboard.components.privacy_form import privacy_form
+from dashboard.components.robustness_form import robustness_form
 from dashboard.components.schema_form import schema_form
 
 Errors = Mapping[str, str]
@@ -62,12 +63,14 @@ def run_form(strategies: Sequence[StrategyInfo], key: str, errors: Errors) -> di
         stop_when = _stop_form(key, errors_below("stop_when", None, errors))
     chosen = {"name": strategy.name, **params}
     privacy = privacy_form(chosen, num_rounds, key, errors_below("privacy", None, errors))
+    robustness = robustness_form(chosen, privacy, key, errors_below("robustness", None, errors))
     return {
         "strategy": chosen,
         "num_rounds": num_rounds,
         "seed": seed,
         "training": training,
         "privacy": privacy,
+        "robustness": robustness,
         "round_policy": round_policy,
         "stop_when": stop_when,
     }
@@ -102,10 +105,9 @@ def baseline_toggle(values: Mapping[str, Any], key: str) -> bool:
 
 
 def baseline_of(run: RunCreate) -> RunCreate:
-    """The same run with nothing shared, and so with nothing to protect."""
-    return RunCreate.model_validate(
-        run.model_dump() | {"strategy": {"name": StrategyName.LOCAL_ONLY}, "privacy": {}}
-    )
+    """The same run with nothing shared, and so with nothing to protect or to spoil."""
+    alone = {"strategy": {"name": StrategyName.LOCAL_ONLY}, "privacy": {}, "robustness": {}}
+    return RunCreate.model_validate(run.model_dump() | alone)
 
 
 def validation_errors(error: ValidationError) -> dict[str, str]:
