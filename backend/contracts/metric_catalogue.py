@@ -165,6 +165,11 @@ _ALL = (
         "Part of the client in the sum of all weighted norms: how loud it is, whatever it says.",
     ),
     _info(
+        _M.SENT_NORM,
+        Unit.NORM,
+        "Length of the client's change of all shared matrices together, as the server gets it.",
+    ),
+    _info(
         _M.OUTLIER_SCORE,
         Unit.DEVIATIONS,
         "Distance of the client's change to the median of all, in robust standard deviations "

@@ -47,6 +47,7 @@ class MetricName(StrEnum):
     COSINE_TO_MEAN = "cosine_to_mean"  # of the client's change and the aggregated one
     CONTRIBUTION = "contribution"  # cosine of the client's change and that of all others together
     NORM_SHARE = "norm_share"  # of the weighted norms of all changes, the client's part
+    SENT_NORM = "sent_norm"  # of the client's change of all shared matrices together
     OUTLIER_SCORE = "outlier_score"  # robust z-score of the distance to the median change
     KEPT_SHARE = "kept_share"  # of the client's update, what a robust rule used
     EPSILON = "epsilon"  # spent by the client up to this round; differential privacy only
@@ -58,6 +59,7 @@ SERVER_MEASURED = frozenset(
         MetricName.COSINE_TO_MEAN,
         MetricName.CONTRIBUTION,
         MetricName.NORM_SHARE,
+        MetricName.SENT_NORM,
         MetricName.OUTLIER_SCORE,
         MetricName.KEPT_SHARE,
     }

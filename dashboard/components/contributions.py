@@ -62,6 +62,7 @@ def contributions_table(history: LiveHistory, styles: Mapping[UUID, ClientStyle]
                 MetricName.OUTLIER_SCORE,
                 MetricName.CONTRIBUTION,
                 MetricName.COSINE_TO_MEAN,
+                MetricName.SENT_NORM,
                 MetricName.NORM_SHARE,
                 MetricName.KEPT_SHARE,
             )
@@ -83,6 +84,7 @@ def _row(name: str, number: int, values: Mapping[MetricName, float | None]) -> d
         "Outlier score": None if outlier is None else round(outlier, 1),
         "Contribution": _cosine(values[MetricName.CONTRIBUTION]),
         "Cosine to mean": _cosine(values[MetricName.COSINE_TO_MEAN]),
+        "Norm": _digits(values[MetricName.SENT_NORM]),
         "Share of the norm": percent_text(values[MetricName.NORM_SHARE]),
         "Kept": percent_text(values[MetricName.KEPT_SHARE]),
         "Remark": remark(outlier, values[MetricName.CONTRIBUTION]),
@@ -124,6 +126,10 @@ def outlier_figure(styles: Mapping[UUID, ClientStyle], scores: Mapping[UUID, ByR
     finish(figure, "Round", "Outlier score")
     figure.update_xaxes(tickvals=numbers)
     return figure
+
+
+def _digits(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"
 
 
 def _cosine(value: float | None) -> float | None:

@@ -32,6 +32,7 @@ SCORES = {
     MetricName.COSINE_TO_MEAN,
     MetricName.CONTRIBUTION,
     MetricName.NORM_SHARE,
+    MetricName.SENT_NORM,
     MetricName.OUTLIER_SCORE,
 }
 

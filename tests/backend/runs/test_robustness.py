@@ -26,7 +26,7 @@ def test_a_run_keeps_its_rule_and_so_does_its_copy(
     operator: Caller, federation: dict[str, Any]
 ) -> None:
     wanted = {"rule": "trimmed_mean", "trim_share": 0.4, "max_update_norm": 2.5}
-    run = make_run(operator, federation, robustness=wanted)
+    run = make_run(operator, federation, strategy={"name": "h2tune"}, robustness=wanted)
     assert run["robustness"] == ALL | wanted
     assert operator.get(f"/runs/{run['id']}").json() == run
     copy = operator.post(f"/runs/{run['id']}/clone", {}).json()

@@ -4,7 +4,7 @@ With u_i the change of client i, n_i its number of examples, and h_i = 1 on the 
 
     mean = sum_i n_i u_i / sum_i n_i h_i              others_i: the same without client i
     cosine_to_mean = cos(u_i, mean)                   contribution = cos(u_i, others_i)
-    norm_share = n_i |u_i| / sum_j n_j |u_j|
+    norm_share = n_i |u_i| / sum_j n_j |u_j|          sent_norm = |u_i|
     outlier_score = (d_i - median d) / s,  d_i = RMS of u_i - median u over the entries i holds,
     s = 1.4826 MAD(d), at least a tenth of the median RMS of the changes
 
@@ -27,7 +27,7 @@ from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.robustness import SMALLEST_CROWD, unreadable
 from backend.contracts.strategies import Params
-from worker.federated.robustness.coordinates import Reading, coordinates_of
+from worker.federated.robustness.coordinates import Reading, change_norm, coordinates_of
 from worker.federated.robustness.rules import median, trim
 from worker.federated.seeds import generator
 from worker.federated.types import ClientUpdate, FederationSpec, Metrics, ServerState, Tensors
@@ -76,7 +76,7 @@ def score_clients(
         drawn.append(_taken(reading, coordinates.reference, indices))
     if len(sums.norms) < 2:  # with whom should one alone be compared?
         return {}
-    loudness = sum(sums.norms.values())
+    shares = sums.norm_shares()
     outliers = _outlier_scores(drawn) if len(drawn) >= SMALLEST_CROWD else [None] * len(drawn)
     scores: dict[str, Metrics] = {}
     for update, outlier in zip(updates, outliers, strict=True):
@@ -84,7 +84,8 @@ def score_clients(
         found: Metrics = {
             MetricName.COSINE_TO_MEAN: to_mean,
             MetricName.CONTRIBUTION: to_others,
-            MetricName.NORM_SHARE: sums.norms[update.client_id] / loudness if loudness else 0.0,
+            MetricName.NORM_SHARE: shares[update.client_id],
+            MetricName.SENT_NORM: sums.norms[update.client_id],
         }
         if outlier is not None:
             found[MetricName.OUTLIER_SCORE] = outlier
@@ -99,19 +100,25 @@ class _Sums:
     reference: Tensors
     totals: Tensors = field(default_factory=dict)  # sum_i n_i u_i
     weights: Tensors = field(default_factory=dict)  # sum_i n_i h_i
-    norms: dict[str, float] = field(default_factory=dict)  # n_i |u_i|
+    norms: dict[str, float] = field(default_factory=dict)  # |u_i|
+    examples: dict[str, int] = field(default_factory=dict)  # n_i
 
     def add(self, update: ClientUpdate, reading: Reading) -> None:
-        squared = 0.0
         for name in reading.values:
             change, weight = self._weighted(update, reading, name)
-            squared += float(change.pow(2).sum())
             if name in self.totals:
                 self.totals[name] += change
                 self.weights[name] += weight
             else:
                 self.totals[name], self.weights[name] = change, weight
-        self.norms[update.client_id] = squared**0.5
+        self.norms[update.client_id] = change_norm(reading, self.reference)
+        self.examples[update.client_id] = update.num_examples
+
+    def norm_shares(self) -> dict[str, float]:
+        """By client id; all zero where nobody changed anything."""
+        weighted = {client: self.examples[client] * norm for client, norm in self.norms.items()}
+        total = sum(weighted.values())
+        return {client: norm / total if total else 0.0 for client, norm in weighted.items()}
 
     def cosines(self, update: ClientUpdate, reading: Reading) -> tuple[float, float]:
         """With the mean of all, and with that of all others."""

@@ -27,6 +27,7 @@ SCORES = {
     MetricName.COSINE_TO_MEAN,
     MetricName.CONTRIBUTION,
     MetricName.NORM_SHARE,
+    MetricName.SENT_NORM,
     MetricName.OUTLIER_SCORE,
 }
 
@@ -57,6 +58,7 @@ def test_scores_are_what_their_definitions_say() -> None:
                 MetricName.COSINE_TO_MEAN: cosine(changes[number], mean),
                 MetricName.CONTRIBUTION: cosine(changes[number], mean - own),
                 MetricName.NORM_SHARE: loud[number] / loud.sum(),
+                MetricName.SENT_NORM: np.linalg.norm(changes[number]),
                 MetricName.OUTLIER_SCORE: (distances[number] - np.median(distances)) / spread,
             },
             rel=1e-4,
