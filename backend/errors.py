@@ -87,6 +87,12 @@ class LockedError(PlatformError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class QuotaReachedError(LockedError):
+    """So much for this hour or day."""
+
+    code = "quota_exceeded"
+
+
 class InvalidError(PlatformError):
     """Well-formed, but a value is not acceptable."""
 

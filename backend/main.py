@@ -26,6 +26,8 @@ from backend.health.routes import router as health
 from backend.logging import configure_logging
 from backend.metrics.routes import router as metrics
 from backend.oidc.routes import router as oidc
+from backend.quotas.metered import Metered
+from backend.quotas.routes import router as quotas
 from backend.refusals.routes import router as refusals
 from backend.runs.control_routes import router as run_control
 from backend.runs.routes import router as runs
@@ -37,19 +39,19 @@ from backend.storage import open_blob_store, open_direct_transfers
 from backend.strategies.routes import router as strategies
 from backend.updates.routes import router as agent
 from backend.users.routes import router as users
+from backend.web.metering import Metering
 from backend.web.middleware import DOCS_PATH, BodyLimit, RequestContext
 from backend.web.problems import COMMON_PROBLEMS, add_problem_handlers
 from backend.web.prometheus import RequestMetrics
+from backend.web.quotas import Quotas
 from backend.web.rate_limits import RateLimits
 
 PREFIX = "/api/v1"
 MAX_THREADS = 512
 """A request that holds a row lock needs a thread once more before it commits, to write its answer.
 With fewer threads than requests that wait for that lock it would never get one."""
-_ROUTERS = (
-    *(sessions, oidc, account, users, audit, registration, base_models, strategies),
-    *(agent, secure_aggregation),
-)
+_ROUTERS = (*(sessions, oidc, account, users, audit, registration, base_models, strategies),)
+_AGENT_ROUTERS = (agent, secure_aggregation)
 _TENANT_ROUTERS = (
     clients,
     datasets,
@@ -62,6 +64,7 @@ _TENANT_ROUTERS = (
     events,
     refusals,
     signatures,
+    quotas,
 )
 """What belongs to a federation: every route of these goes through `backend.auth.tenancy`."""
 
@@ -90,7 +93,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.request_metrics = request_metrics
     app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared", "/content"))
+    app.state.quotas = None
     if settings.redis_url is not None:
+        app.state.quotas = Quotas(settings.redis_url.get_secret_value(), settings)
+        app.add_middleware(Metering, quotas=app.state.quotas)
         app.state.limits_pool = ConnectionPool.from_url(settings.redis_url.get_secret_value())
         app.add_middleware(
             RateLimits,
@@ -101,15 +107,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.add_middleware(RequestContext, metrics=request_metrics)  # added last: outermost
     add_problem_handlers(app)
-    api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)
-    for router in _ROUTERS:
-        api.include_router(router)
-    for router in _TENANT_ROUTERS:
-        api.include_router(router, dependencies=[Guarded])
-    app.include_router(api)
+    app.include_router(_api())
     app.include_router(health)
     app.openapi = _with_problem_schema(app.openapi)  # type: ignore[method-assign]
     return app
+
+
+def _api() -> APIRouter:
+    """All routes; what is not for everybody is guarded first, then metered."""
+    api = APIRouter(prefix=PREFIX, responses=COMMON_PROBLEMS)
+    for router in _ROUTERS:
+        api.include_router(router)
+    for router in _AGENT_ROUTERS:
+        api.include_router(router, dependencies=[Metered])
+    for router in _TENANT_ROUTERS:
+        api.include_router(router, dependencies=[Guarded, Metered])
+    return api
 
 
 def _connection(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

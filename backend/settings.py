@@ -46,6 +46,18 @@ class Settings(BaseSettings):
     )
     requests_per_minute: int = Field(1_200, ge=1, description="of one token")
     requests_per_minute_per_address: int = Field(6_000, ge=1)
+    client_requests_per_hour: int = Field(
+        36_000, ge=0, description="with the credential of one client; 0: any number"
+    )
+    client_bytes_per_day: int = Field(
+        100 * 2**30, ge=0, description="sent and received by one client; 0: any number"
+    )
+    federation_requests_per_hour: int = Field(
+        1_000_000, ge=0, description="about one federation, of users and clients; 0: any number"
+    )
+    federation_bytes_per_day: int = Field(
+        2**40, ge=0, description="of these requests and their answers; 0: any number"
+    )
     sign_ins_per_minute_per_address: int = Field(30, ge=1)
     session_hours: float = Field(12.0, gt=0)
     secret_key: SecretStr | None = Field(

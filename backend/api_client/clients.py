@@ -1,5 +1,6 @@
 """Enrolment keys and the participants of federations."""
 
+import builtins
 from collections.abc import Iterable, Iterator
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from backend.contracts.clients import (
     EnrolmentKeyCreate,
     EnrolmentKeyCreated,
 )
+from backend.contracts.quotas import QuotaUse
 from backend.contracts.refusals import Refusal, RefusalCreate
 from backend.contracts.signatures import SigningKey, SigningKeyPut
 
@@ -118,6 +120,10 @@ class Clients:
     def retire_signing_key(self, client_id: UUID) -> None:
         """End the key of a client, which may then register another one."""
         self._transport.call("DELETE", f"/clients/{client_id}/signing-key")
+
+    def usage(self, client_id: UUID) -> builtins.list[QuotaUse]:
+        """How much of its quotas a client has used; empty: nothing is counted."""
+        return self._transport.get(f"/clients/{client_id}/usage", builtins.list[QuotaUse])
 
     def refuse(self, client_id: UUID, run_id: UUID, reason: str) -> Refusal:
         """Take a client out of one run; what it handed in before counts."""

@@ -16,6 +16,7 @@ from backend.contracts.federations import (
     FederationUpdate,
 )
 from backend.contracts.metric_catalogue import MetricCatalogue
+from backend.contracts.quotas import QuotaUse
 from backend.contracts.runs import Run, RunCreate
 from backend.contracts.storage import FederationStorage, StoragePolicyChange
 from backend.contracts.strategies import StrategyInfo
@@ -92,6 +93,10 @@ class Federations:
     def create_run(self, federation_id: UUID, run: RunCreate) -> Run:
         """Prepare a run; it begins with `ApiClient.runs.start`."""
         return self._transport.post(f"/federations/{federation_id}/runs", Run, run)
+
+    def usage(self, federation_id: UUID) -> builtins.list[QuotaUse]:
+        """How much of its quotas a federation has used; empty: nothing is counted."""
+        return self._transport.get(f"/federations/{federation_id}/usage", builtins.list[QuotaUse])
 
     def runs(self, federation_id: UUID) -> Iterator[Run]:
         """A federation's runs, newest first."""

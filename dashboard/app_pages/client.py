@@ -15,6 +15,7 @@ from dashboard.components.labels import (
     split_text,
 )
 from dashboard.components.signatures import signing_keys_section
+from dashboard.components.traffic import traffic_quotas
 
 
 def main() -> None:
@@ -28,6 +29,8 @@ def main() -> None:
     if client.is_pending:
         _approval(api, client)
     signing_keys_section(api, client)
+    if session.may_operate():
+        traffic_quotas(api.clients.usage(client.id))
     if session.may_operate():
         credential_section(api, client)
 

@@ -26,6 +26,7 @@ from dashboard.components.run_start import start_runs
 from dashboard.components.server_clock import now
 from dashboard.components.signatures import signatures_demand
 from dashboard.components.storage import storage_section
+from dashboard.components.traffic import traffic_quotas
 
 ERRORS = "federation.errors"
 MAX_COMPARED = 6
@@ -63,6 +64,8 @@ def main() -> None:
     client_table(federation.clients)
     people_section(api, federation)
     signatures_demand(api, federation)
+    if session.may_operate():
+        traffic_quotas(api.federations.usage(federation.id))
     storage_section(api, federation)
 
 

@@ -45,6 +45,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.federations import Federation, FederationCreate, FederationDetail
 from backend.contracts.metrics import MetricName
+from backend.contracts.quotas import QuotaUse
 from backend.contracts.refusals import Refusal
 from backend.contracts.runs import (
     Adapter,
@@ -107,6 +108,7 @@ class FakePlatform:
         self.adapters: dict[UUID, list[Adapter]] = {}
         self.uploads: dict[UUID, bytes] = {}
         self.refusals: list[Refusal] = []
+        self.usage: list[QuotaUse] = []
         self.signing_keys: dict[UUID, list[SigningKey]] = {}
         self.run_refusal: RefusalError | None = None
         self.live_calls: list[int] = []

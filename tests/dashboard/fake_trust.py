@@ -1,4 +1,4 @@
-"""Refusals of runs and signing keys on the platform in memory."""
+"""Refusals of runs, signing keys and traffic on the platform in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from fastapi import FastAPI, Response
 
 from backend.contracts.common import Page
+from backend.contracts.quotas import QuotaUse
 from backend.contracts.refusals import Refusal, RefusalCreate
 from backend.contracts.signatures import SigningKey
 
@@ -37,6 +38,16 @@ def add_trust_routes(
         )
         platform.refusals.append(refusal)
         return refusal
+
+    @route(app, "GET", "/clients/{client_id}/usage", guards)
+    def client_usage(client_id: UUID) -> list[QuotaUse]:
+        find(platform.clients, client_id)
+        return platform.usage
+
+    @route(app, "GET", "/federations/{federation_id}/usage", guards)
+    def federation_usage(federation_id: UUID) -> list[QuotaUse]:
+        find(platform.federations, federation_id)
+        return platform.usage
 
     @route(app, "GET", "/clients/{client_id}/signing-keys", guards)
     def signing_keys(client_id: UUID) -> Page[SigningKey]:

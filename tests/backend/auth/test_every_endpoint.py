@@ -89,6 +89,8 @@ TABLE = {
     "DELETE /api/v1/clients/{client_id}/signing-key": Access.CHANGE,
     "GET /api/v1/clients/{client_id}/signing-keys": Access.READ_OR_ITSELF,
     "GET /api/v1/runs/{run_id}/signatures": Access.READ,
+    "GET /api/v1/clients/{client_id}/usage": Access.READ_OR_ITSELF,
+    "GET /api/v1/federations/{federation_id}/usage": Access.READ,
     "POST /api/v1/federations": Access.OPERATOR,
     "GET /api/v1/federations": Access.USER,
     "GET /api/v1/federations/{federation_id}": Access.READ,
