@@ -16,7 +16,7 @@ from worker.agent.attempt import LeasedAttempt
 from worker.agent.errors import AgentStoppingError, MaskingError, StateMissingError
 from worker.agent.patience import patiently
 from worker.agent.premises import Premises
-from worker.agent.privacy_limit import require_within
+from worker.agent.privacy_limit import require_masked, require_within
 from worker.agent.secure_party import SecureParty, begin
 from worker.agent.signing import Signer
 from worker.agent.store import Done, StateFolder
@@ -50,6 +50,7 @@ class Agent:
         checkpoint_seconds: least time between two states saved within a round.
         max_epsilon: privacy loss that the owner accepts in one run; None: any, and runs without
             noise too.
+        only_masked: the owner takes part in runs with secure aggregation only.
         signer: signs what is handed in; None: the credential alone vouches for it.
     """
 
@@ -61,6 +62,7 @@ class Agent:
     stop: threading.Event
     checkpoint_seconds: float = 60.0
     max_epsilon: float | None = None
+    only_masked: bool = False
     signer: Signer | None = None
 
     def run(self) -> None:
@@ -98,6 +100,8 @@ class Agent:
         with LeasedAttempt(self.api, UUID(self.spec.client_id), work, self.stop) as attempt:
             self.store.forget_before(work.run_id, work.kept_round_number)
             require_within(work, self.max_epsilon)
+            if self.only_masked:
+                require_masked(work)
             party = self._agreed(work, attempt)
             done = self.store.load_done(work)
             if done is None:
@@ -110,6 +114,10 @@ class Agent:
     def _agreed(self, work: Work, attempt: LeasedAttempt) -> SecureParty | None:
         """With secure aggregation: this client's part in it, once keys and shares are exchanged."""
         if work.secure is None:
+            if work.privacy.secure_aggregation is not None and work.kind is RoundKind.TRAIN:
+                raise MaskingError(
+                    "This run hides updates, but this round does not: start a new run."
+                )
             return None
         known = self.store.load_party(work.run_id, work.round_number)
         file = begin(work, known, partial(self.store.forget_masked, work))

@@ -139,6 +139,14 @@ def run(
             "this. Without it: in any run.",
         ),
     ] = None,
+    only_masked: Annotated[
+        bool,
+        typer.Option(
+            "--only-masked",
+            help="Take part only in runs with secure aggregation, where nobody sees an update of "
+            "this client alone.",
+        ),
+    ] = False,
     sign: Annotated[
         bool,
         typer.Option(
@@ -172,6 +180,7 @@ def run(
                     stop=stop,
                     checkpoint_seconds=checkpoint_seconds,
                     max_epsilon=max_epsilon,
+                    only_masked=only_masked,
                     signer=registered_signer(api, store.signing_key) if sign else None,
                 )
                 logging.getLogger(__name__).info("%s waits for work", client.name)

@@ -38,3 +38,16 @@ def require_within(work: Work, max_epsilon: float | None) -> None:
             f"This run has an epsilon of {spent:.3g} over {work.num_rounds} rounds, and {demand}: "
             "raise noise_multiplier, or run fewer rounds."
         )
+
+
+def require_masked(work: Work) -> None:
+    """Passes when no update of this client can be seen alone.
+
+    Raises:
+        PrivacyLimitError: the run has no secure aggregation.
+    """
+    if work.secure is None and work.kind is not RoundKind.DELIVER:
+        raise PrivacyLimitError(
+            "This run has no secure aggregation, and the owner of this client sends updates behind "
+            "masks only: start a run with it."
+        )

@@ -2,13 +2,13 @@ from uuid import uuid4
 
 import pytest
 
-from backend.contracts.agent import Work
+from backend.contracts.agent import SecureTask, Work
 from backend.contracts.enums import RoundKind
 from backend.contracts.params.lora import FedItParams
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
 from backend.contracts.training import TrainingConfig
 from worker.agent.errors import PrivacyLimitError
-from worker.agent.privacy_limit import require_within
+from worker.agent.privacy_limit import require_masked, require_within
 
 
 def work(
@@ -55,3 +55,11 @@ def test_no_noise_and_published_measurements_are_refused() -> None:
 def test_without_a_limit_and_in_the_deliver_round_everything_passes() -> None:
     require_within(work(None), None)
     require_within(work(None, round_number=6, kind=RoundKind.DELIVER), 0.1)
+
+
+def test_an_owner_may_demand_masks() -> None:
+    with pytest.raises(PrivacyLimitError, match="sends updates behind masks only"):
+        require_masked(work(STRONG))
+    require_masked(work(STRONG, kind=RoundKind.DELIVER))
+    task = SecureTask(session=1, threshold=3)
+    require_masked(work(None).model_copy(update={"secure": task}))
