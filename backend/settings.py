@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         100 * 2**30, ge=0, description="sent and received by one client; 0: any number"
     )
     federation_requests_per_hour: int = Field(
-        1_000_000, ge=0, description="about one federation, of users and clients; 0: any number"
+        10_000_000, ge=0, description="about one federation, of users and clients; 0: any number"
     )
     federation_bytes_per_day: int = Field(
         2**40, ge=0, description="of these requests and their answers; 0: any number"
@@ -91,6 +91,12 @@ class Settings(BaseSettings):
     max_dataset_bytes: int = Field(64 * 2**20, gt=0)
     max_update_bytes: int = Field(
         256 * 2**20, gt=0, description="of the shared matrices that a remote client sends"
+    )
+    max_archive_bytes: int = Field(
+        4 * 2**30,
+        gt=0,
+        description="of a federation that is imported over the API, where it waits in the folder "
+        "for temporary files; `fedbraid import-federation` has no limit",
     )
     model_folders: Annotated[list[Path], NoDecode] = Field(
         default_factory=list,

@@ -59,15 +59,27 @@ def take_turns(session: Session, comparison_id: UUID, at_once: int) -> list[Job]
         )
         .execution_options(populate_existing=True)
     ).all()
-    arms = {arm["name"]: place for place, arm in enumerate(comparison.arms)}
-    seeds = {seed: place for place, seed in enumerate(comparison.seeds)}
-    waiting = sorted(
-        (run for run in runs if run.status is RunStatus.QUEUED and run.enqueued_at is None),
-        key=lambda run: (seeds[run.seed], arms[str(run.arm)]),
-    )
+    waiting = _in_order(comparison, runs)
     num_free = at_once - (len(runs) - len(waiting))
     admitted = [run for run in waiting[: max(0, num_free)] if _admit(session, run.id)]
     return [OpenRound(run_id=run.id) for run in admitted]
+
+
+def waiting_places(session: Session, comparison_id: UUID) -> dict[UUID, int]:
+    """The place, from 1, of each run of a comparison that waits for its turn."""
+    comparison = session.get_one(Comparison, comparison_id)
+    runs = session.scalars(select(Run).where(Run.comparison_id == comparison_id)).all()
+    return {run.id: place for place, run in enumerate(_in_order(comparison, runs), start=1)}
+
+
+def _in_order(comparison: Comparison, runs: Sequence[Run]) -> list[Run]:
+    """Those of the runs that wait for their turn, the next one first."""
+    arms = {arm["name"]: place for place, arm in enumerate(comparison.arms)}
+    seeds = {seed: place for place, seed in enumerate(comparison.seeds)}
+    return sorted(
+        (run for run in runs if run.status is RunStatus.QUEUED and run.enqueued_at is None),
+        key=lambda run: (seeds[run.seed], arms[str(run.arm)]),
+    )
 
 
 def _admit(session: Session, run_id: UUID) -> bool:

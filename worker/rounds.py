@@ -34,6 +34,7 @@ from backend.contracts.jobs import Job, OpenRound, RunClientUpdate
 from backend.contracts.round_policy import RoundPolicy
 from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.errors import RetryableJobError
+from backend.fairness import fair_update
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import change_round, change_run, fail_run, lock_run
@@ -196,22 +197,25 @@ def run_client_update(
     worker: str,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Does one client's part of a round; does nothing if it is done or being done.
+    """Does one client's part of a round, that whose turn it is; does nothing if none waits.
 
     An attempt goes on where the last one on this machine was, and gives the same bits.
 
     Args:
+        platform: the services.
+        client_update_id: the one of the job, done where no other federation or run has the turn.
         worker: name of this worker, for people.
         is_stopping: asked about every step; when true, the update is given back.
     """
     with platform.session_factory() as session:
-        claim = leases.claim(session, client_update_id, worker, platform.settings.lease_seconds)
+        chosen = fair_update(session, client_update_id)
+        claim = leases.claim(session, chosen, worker, platform.settings.lease_seconds)
         session.commit()
     if claim is None:
         logger.info("client update %s is not waiting: nothing to do", client_update_id)
         return
     remove_abandoned(platform.settings)
-    checkpoint = CheckpointFile(platform.settings, client_update_id)
+    checkpoint = CheckpointFile(platform.settings, claim.client_update_id)
     with ActiveAttempt(platform, claim, is_stopping) as attempt:
         work = load_work(platform, claim, attempt, checkpoint)
         if work.plan.kind is RoundKind.DELIVER:

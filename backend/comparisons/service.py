@@ -25,6 +25,7 @@ from backend.federations import service as federations
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import cancel_run, change_run
+from backend.runs.description import RunDescriber
 from backend.runs.service import require_datasets
 from backend.signatures.service import require_keys
 from backend.turns import lock_comparison, take_turns
@@ -196,7 +197,8 @@ def list_runs(session: Session, comparison_id: UUID, cursor: UUID | None, limit:
     """
     require_comparison(session, comparison_id)
     query = repository.runs_query(comparison_id)
-    return fetch_page(session, query, models.Run.id, cursor, limit, Run.model_validate)
+    describe_run = RunDescriber(session).describe
+    return fetch_page(session, query, models.Run.id, cursor, limit, describe_run)
 
 
 def list_events(

@@ -80,6 +80,11 @@ class Run(Answer):
     status: RunStatus
     round_number: int = Field(description="the current round; 0 before the first")
     error: str | None = Field(description="why the run failed, for people")
+    queue_position: int | None = Field(
+        None,
+        description="its place among the runs that wait for a worker, or for their turn in a "
+        "comparison; 1 is next, empty: it does not wait",
+    )
     comparison_id: UUID | None = Field(None, description="the comparison that owns the run")
     arm: str | None = Field(None, description="name of the comparison's arm")
     created_at: datetime

@@ -6,12 +6,13 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from backend.contracts.enums import RoundStatus
-from backend.contracts.runs import ClientUpdate, LiveRun, Round, Run, SecureProgress
+from backend.contracts.runs import ClientUpdate, LiveRun, Round, SecureProgress
 from backend.db import models
 from backend.events.service import events_between
 from backend.metrics.service import metrics_between, newest_journal_id
 from backend.refusals.service import list_of_run
 from backend.runs import repository
+from backend.runs.description import describe_run
 from backend.runs.service import require_run
 from backend.secure_steps import awaited, find_secure, num_done
 
@@ -31,7 +32,7 @@ def live_run(session: Session, run_id: UUID, after: int) -> LiveRun:
     Raises:
         NotFoundError: no such run.
     """
-    run = Run.model_validate(require_run(session, run_id))
+    run = describe_run(session, require_run(session, run_id))
     cursor = newest_journal_id(session, run_id, after)
     events = events_between(session, run_id, after, cursor)
     metrics = metrics_between(session, run_id, after, cursor)

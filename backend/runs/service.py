@@ -26,6 +26,7 @@ from backend.journal import record_event
 from backend.lifecycle import cancel_run as end_run
 from backend.lifecycle import change_run, lock_run
 from backend.runs import repository
+from backend.runs.description import RunDescriber, describe_run
 from backend.signatures.service import require_keys
 from backend.web.downloads import Download
 from backend.web.paging import fetch_page
@@ -234,7 +235,7 @@ def get_run(session: Session, run_id: UUID) -> Run:
     Raises:
         NotFoundError: no such run.
     """
-    return Run.model_validate(require_run(session, run_id))
+    return describe_run(session, require_run(session, run_id))
 
 
 def list_runs(session: Session, federation_id: UUID, cursor: UUID | None, limit: int) -> Page[Run]:
@@ -245,7 +246,7 @@ def list_runs(session: Session, federation_id: UUID, cursor: UUID | None, limit:
     """
     federations.get_row(session, federation_id)
     query = repository.of_federation_query(federation_id)
-    return fetch_page(session, query, models.Run.id, cursor, limit, Run.model_validate)
+    return fetch_page(session, query, models.Run.id, cursor, limit, RunDescriber(session).describe)
 
 
 def list_adapters(session: Session, run_id: UUID, cursor: UUID | None, limit: int) -> Page[Adapter]:

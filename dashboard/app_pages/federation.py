@@ -18,7 +18,7 @@ from dashboard.components.comparison_list import comparisons_section
 from dashboard.components.compatibility import verdict
 from dashboard.components.delivered import reached
 from dashboard.components.formatting import ago_text, escape, moment_text
-from dashboard.components.labels import round_text, run_title
+from dashboard.components.labels import queue_text, round_text, run_title
 from dashboard.components.live_history import mean
 from dashboard.components.people import people_section
 from dashboard.components.run_badge import run_badge
@@ -82,7 +82,7 @@ def _runs(runs: list[Run]) -> None:
             )  # fmt: skip
             with middle, st.container(horizontal=True, vertical_alignment="center"):
                 run_badge(run.status)
-                st.caption(escape(run.error) if run.error else round_text(run))
+                st.caption(escape(run.error) if run.error else queue_text(run) or round_text(run))
             right.caption(ago_text(run.created_at, now()))
 
 

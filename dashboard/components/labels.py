@@ -76,6 +76,15 @@ def round_text(run: Run) -> str:
     return f"round {run.round_number} of {run.num_rounds}"
 
 
+def queue_text(run: Run) -> str:
+    """Where a run that waits stands in its queue; nothing for others."""
+    if run.queue_position is None:
+        return ""
+    if run.status is RunStatus.QUEUED:
+        return f"Number {run.queue_position} of its comparison's runs that wait for their turn."
+    return f"Number {run.queue_position} in the queue for a worker; federations take turns."
+
+
 def dataset_text(dataset: DatasetRef | None) -> str:
     """Where the rows come from."""
     if dataset is None:

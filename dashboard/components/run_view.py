@@ -23,7 +23,7 @@ from dashboard.components.formatting import (
     percent_text,
     points_text,
 )
-from dashboard.components.labels import EVENT_MARKS, UPDATE_WORDS, round_text
+from dashboard.components.labels import EVENT_MARKS, UPDATE_WORDS, queue_text, round_text
 from dashboard.components.live_history import LiveHistory, mean, newest
 from dashboard.components.run_badge import run_badge
 from dashboard.components.server_clock import now
@@ -341,4 +341,4 @@ _NEXT_STEPS: dict[RunStatus, str] = {
 
 
 def _next_step(run: Run) -> str:
-    return _NEXT_STEPS[run.status]
+    return queue_text(run) or _NEXT_STEPS[run.status]
