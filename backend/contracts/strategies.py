@@ -157,7 +157,8 @@ _DESCRIPTIONS = {
         CoLoraParams,
         "Co-LoRA",
         "FedMosaic, ICLR 2026 (our implementation)",
-        "One R x R module per block end and module role, and a noised sketch of the gradient.",
+        "One R x R module per block end and module role, and a noised sketch of the gradient; to "
+        "clients of the same model also the LoRA factors A and B.",
         Capabilities(rank=True, depth=True, width=True, task=True, linear_aggregation=False),
     ),
 }

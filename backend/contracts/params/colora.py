@@ -11,7 +11,8 @@ from backend.contracts.params.base import StrategyParams
 class CoLoraParams(StrategyParams):
     """Co-LoRA: a local LoRA, and small modules that each client receives in a mixture of its own.
 
-    How much a client takes from another one follows from how alike their gradients are.
+    How much a client takes from another one follows from how alike their gradients are. Clients of
+    the same model receive each other's whole LoRAs too.
     """
 
     name: Literal[StrategyName.COLORA] = StrategyName.COLORA
@@ -56,4 +57,18 @@ class CoLoraParams(StrategyParams):
         le=1,
         title="Learning rate of the shared modules",
         description="Empty: the run's learning rate.",
+    )
+    share_lora: Literal["same_model", "never"] = Field(
+        "same_model",
+        title="Exchange whole LoRAs",
+        description="same_model: clients whose model and LoRA rank are equal also send each other "
+        "their LoRA factors, as published. never: shared modules only.",
+    )
+    gate_learning_rate: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        title="Learning rate of the gates",
+        description="How fast a client learns how much of the other clients' LoRAs to use, layer "
+        "by layer. A gate is one number, which needs larger steps than a matrix.",
     )

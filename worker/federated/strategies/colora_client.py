@@ -1,10 +1,14 @@
 """Co-LoRA on the client's side: a local LoRA everywhere, shared modules at the ends of blocks.
 
-    y = W x + s B_l A_l x + s B ((P + sigma(g) P') A x + (q + sigma(g) q'))
+A client in a group, that is with others of its model, also uses their LoRAs (`colora_received`).
+
+    y = W x + s B_l A_l x + s B ((P + sigma(g) P') A x + (q + sigma(g) q')) [+ sigma(h) dB dA x]
 
 | Symbol | Shape | Where it lives |
 |---|---|---|
-| A_l, B_l | (r, in), (out, r), every adapted linear | private, trained |
+| A_l, B_l | (r, in), (out, r), every adapted linear | trained here; sent inside groups only |
+| dA, dB | (k, in), (out, k), every adapted linear | received inside groups; frozen |
+| h | scalar per linear | private, trained: how much of dB dA counts |
 | A, B | (R, in), (out, R), block ends only | private, aligned across clients once, then frozen |
 | P, q | (R, R), (R,) | trained here, sent; zero at the start |
 | P', q' | as P, q | received: what other clients sent, mixed for this client; frozen |
@@ -28,9 +32,14 @@ from worker.federated.adapters.export import write_lora
 from worker.federated.blocks import block_ends
 from worker.federated.client_round import snapshot, take
 from worker.federated.gauge import Factors
-from worker.federated.roles import adapted_modules
+from worker.federated.roles import AdaptedModule, adapted_modules
 from worker.federated.seeds import generator
 from worker.federated.strategies.colora_alignment import aligned_factors
+from worker.federated.strategies.colora_received import (
+    ReceivedLora,
+    add_branches,
+    put_received,
+)
 from worker.federated.strategies.lora_client import LoraModel, load_lora, store_of
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Tensors
 from worker.federated.wire import TensorSpec, require_tensors
@@ -108,6 +117,9 @@ class ClientModel:
                 has_offset=params.offset,
             )
             self.branches[name] = layer.base_layer
+        shares_lora: bool = plan.settings["shares_lora"]
+        sharing = self.lora.modules if shares_lora else ()
+        self.received: dict[str, ReceivedLora] = add_branches(self.lora.model, sharing)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """What trains of the shared branches: `P/<module>`, `q/<module>`, `gate/<module>`."""
@@ -117,6 +129,10 @@ class ClientModel:
             if branch.offset is not None:
                 found[f"q/{name}"] = branch.offset
         return found
+
+    def gates(self) -> dict[str, nn.Parameter]:
+        """h, which trains too: `lora_gate/<module>`; none where no LoRA is shared."""
+        return {f"lora_gate/{name}": branch.gate for name, branch in self.received.items()}
 
     def frozen(self) -> dict[str, torch.Tensor]:
         """Aligned factors A and B, `in/<module>` and `out/<module>`."""
@@ -131,13 +147,19 @@ class ClientModel:
             InvalidUpdateError: the plan or the store does not fit the model.
         """
         self.lora.restore(take("factors", client.private), "AB", store_of(plan))
-        kept, trained = take("branch", client.private), self.trained()
+        kept, trained = take("branch", client.private), {**self.trained(), **self.gates()}
         if kept:
             shapes = {name: TensorSpec(tuple(p.shape)) for name, p in trained.items()}
             require_tensors(kept, shapes, store_of(plan))
             for name, parameter in trained.items():
                 parameter.copy_(kept[name])
-        received = {name: t for name, t in plan.tensors.items() if name != "codes"}
+        put_received(self.received, self.lora.modules, plan, client)
+        self._put_modules(plan, client)
+
+    def _put_modules(self, plan: ClientPlan, client: LocalClient) -> None:
+        """P' and q' of every role that the plan has."""
+        elsewhere = ("codes", "lora/") if self.received else ("codes",)
+        received = {n: t for n, t in plan.tensors.items() if not n.startswith(elsewhere)}
         expected = module_specs(self.params, client.spec, len(self.ends), plan.global_rank)
         present = {name: expected[name] for name in expected if name in received}
         require_tensors(received, present, f"the plan of client {plan.client_id!r}")
@@ -149,14 +171,15 @@ class ClientModel:
                 branch.received_offset.copy_(received[f"q/{module.role}"][at])
 
     def shared(self) -> Tensors:
-        """The client's own modules, stacked by role over the block ends."""
+        """The client's own modules, stacked by role over the block ends, and LoRA in a group."""
         by_role: dict[str, list[torch.Tensor]] = {}
         for name, module in self.modules.items():
             branch = self.branches[name]
             by_role.setdefault(f"P/{module.role}", []).append(branch.core.detach().cpu())
             if branch.offset is not None:
                 by_role.setdefault(f"q/{module.role}", []).append(branch.offset.detach().cpu())
-        return {name: torch.stack(tensors) for name, tensors in by_role.items()}
+        modules = {name: torch.stack(tensors) for name, tensors in by_role.items()}
+        return {**modules, **(self.lora.stacked() if self.received else {})}
 
     def sketch(self, plan: ClientPlan, client: LocalClient) -> Tensors:
         """Gradient of the loss by P at the last block end, of norm 1, with noise; by role (R, R).
@@ -196,7 +219,7 @@ class ClientModel:
         """What the client keeps, without head and moments."""
         parts: Mapping[str, Mapping[str, torch.Tensor]] = {
             "factors": self.lora.factors(),
-            "branch": self.trained(),
+            "branch": {**self.trained(), **self.gates()},
             "aligned": self.frozen(),
         }
         return {
@@ -207,31 +230,32 @@ class ClientModel:
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """Writes all of it as one plain LoRA of rank r + R: A' = [A_l; A], B' = [B_l, B (P + ..)].
+        """Writes all of it as one plain LoRA of rank r + R + k.
 
-        Linears without a shared branch get zero rows, so that one rank and scale hold everywhere
-        and every LoRA server reads them right. Offsets become PEFT's `lora_bias`.
+        A' = [A_l; A; dA] and B' = [B_l, B (P + sigma(g) P'), sigma(h) dB / s]. Linears that lack a
+        part, or have less of it than others, get zero rows, so that one rank and scale hold
+        everywhere and every LoRA server reads them right. Offsets become PEFT's `lora_bias`.
         """
         rank = next(iter(self.branches.values())).in_factor.shape[0]
+        most = max((branch.rank for branch in self.received.values()), default=0)
+        config = cast(LoraConfig, self.lora.adapted.peft_config["default"])
         factors, tensors = self.lora.factors(), {}
         for module in self.lora.modules:
-            name, branch = module.name, self.branches.get(module.name)
-            shared_a = torch.zeros(rank, module.in_features)
-            shared_b = torch.zeros(module.out_features, rank)
-            bias = torch.zeros(module.out_features)
-            if branch is not None:
-                shared_a = branch.in_factor.cpu()
-                shared_b = (branch.out_factor @ branch.whole_core()).cpu()
-                offset = branch.whole_offset()
-                bias = bias if offset is None else (branch.out_factor @ offset).cpu()
-            key = f"base_model.model.{name}"
+            key, name = f"base_model.model.{module.name}", module.name
             own_a, own_b = factors[f"A/{name}"].cpu(), factors[f"B/{name}"].cpu()
-            tensors[f"{key}.lora_A.weight"] = torch.cat([own_a, shared_a])
-            tensors[f"{key}.lora_B.weight"] = torch.cat([own_b, shared_b], dim=1)
+            shared_a, shared_b, bias = self._shared_factors(module, rank)
+            parts_a, parts_b = [own_a, shared_a], [own_b, shared_b]
+            if name in self.received:
+                branch = self.received[name]
+                extra = most - branch.rank
+                gated = branch.gated_out_factor().cpu() / self.lora.scaling
+                parts_a.append(functional.pad(branch.in_factor.cpu(), (0, 0, 0, extra)))
+                parts_b.append(functional.pad(gated, (0, extra)))
+            tensors[f"{key}.lora_A.weight"] = torch.cat(parts_a)
+            tensors[f"{key}.lora_B.weight"] = torch.cat(parts_b, dim=1)
             if self.params.offset:
                 tensors[f"{key}.lora_B.bias"] = bias
-        config = cast(LoraConfig, self.lora.adapted.peft_config["default"])
-        total = config.r + rank
+        total = config.r + rank + most
         write_lora(
             folder,
             dataclasses.replace(
@@ -243,3 +267,16 @@ class ClientModel:
             ),
             tensors,
         )
+
+    def _shared_factors(
+        self, module: AdaptedModule, rank: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A (R, in), B (P + sigma(g) P') (out, R) and the bias (out,); zero without a branch."""
+        bias = torch.zeros(module.out_features)
+        branch = self.branches.get(module.name)
+        if branch is None:
+            a, b = torch.zeros(rank, module.in_features), torch.zeros(module.out_features, rank)
+            return a, b, bias
+        offset = branch.whole_offset()
+        bias = bias if offset is None else (branch.out_factor @ offset).cpu()
+        return branch.in_factor.cpu(), (branch.out_factor @ branch.whole_core()).cpu(), bias
