@@ -14,6 +14,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
@@ -24,12 +25,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backend.api_client.errors import ApiClientError
+from backend.archives.exporting import snapshot, stream_archive
+from backend.archives.importing import find_owner, import_archive
+from backend.audit import record_audit
 from backend.auth.principals import SystemPrincipal
 from backend.contracts.enums import Role, StrategyName
 from backend.contracts.strategies import describe_strategies
 from backend.contracts.users import UserCreate
 from backend.db.migrate import upgrade
-from backend.db.session import create_database_engine, create_session_factory
+from backend.db.session import SessionFactory, create_database_engine, create_session_factory
 from backend.demo.run import DemoOptions, check_options, run_demo
 from backend.errors import PlatformError
 from backend.local.administrator import USERNAME, ensure_administrator, password_path
@@ -184,6 +188,54 @@ def collect(
     )
 
 
+@app.command("export-federation")
+def export_federation(
+    federation_id: UUID,
+    to: Annotated[Path, typer.Option("--to", help="The archive to write, a zip file.")],
+) -> None:
+    """Write a whole federation to one archive: rows, states, updates, adapters; no credentials."""
+    with _one_line_errors(), _sessions() as sessions:
+        part = to.with_name(to.name + ".part")
+        store = open_blob_store(blob_url_of(get_settings()))
+        with snapshot(sessions, federation_id) as taken, part.open("wb") as file:
+            for chunk in stream_archive(taken, store):
+                file.write(chunk)
+        size_bytes = part.replace(to).stat().st_size
+        with sessions() as session:
+            record_audit(
+                session,
+                SystemPrincipal(),
+                "federation.export",
+                federation_id,
+                name=taken.federation,
+            )
+            session.commit()
+        _say(f"{taken.federation} was written to {to}, {size_bytes} bytes.")
+
+
+@app.command("import-federation")
+def import_federation(
+    archive: Path,
+    owner: Annotated[
+        str | None,
+        typer.Option("--as", help="Who made it, for the pages; default: the first administrator."),
+    ] = None,
+) -> None:
+    """Make a federation of an archive: everything, or nothing where something is wrong with it."""
+    with _one_line_errors(), _sessions() as sessions, archive.open("rb") as file:
+        settings = get_settings()
+        store = open_blob_store(blob_url_of(settings))
+        with sessions() as session:
+            owner_id = find_owner(session, owner)
+        made = import_archive(sessions, store, settings, file, SystemPrincipal(), owner_id)
+        how = "a copy with new ids" if made.is_copy else "with its ids"
+        _say(
+            f"{made.name} ({made.federation_id}) was imported, {how}: {made.num_clients} clients, "
+            f"{made.num_runs} runs, {made.num_blobs} blobs of {made.size_bytes} bytes. Give each "
+            "client a new credential on its page."
+        )
+
+
 @app.command(
     context_settings={
         "allow_extra_args": True,
@@ -247,12 +299,17 @@ def list_users() -> None:
 
 @contextmanager
 def _session() -> Iterator[Session]:
+    with _sessions() as sessions, sessions() as session:
+        yield session
+
+
+@contextmanager
+def _sessions() -> Iterator[SessionFactory]:
     with open_database(get_settings()) as url:
         upgrade(url)
         engine = create_database_engine(url)
         try:
-            with create_session_factory(engine)() as session:
-                yield session
+            yield create_session_factory(engine)
         finally:
             engine.dispose()
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI
 from redis.asyncio import ConnectionPool
 
 from backend.account.routes import router as account
+from backend.archives.routes import router as archives
 from backend.audit_trail.routes import router as audit
 from backend.auth.tenancy import Guarded
 from backend.base_models.routes import router as base_models
@@ -57,6 +58,7 @@ _TENANT_ROUTERS = (
     datasets,
     federations,
     federation_storage,
+    archives,
     runs,
     run_control,
     comparisons,
@@ -92,7 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     request_metrics = RequestMetrics()
     app.state.settings = settings
     app.state.request_metrics = request_metrics
-    app.add_middleware(BodyLimit, exempt_suffixes=("/dataset", "/shared", "/content"))
+    large = ("/dataset", "/shared", "/content", "/federations/import")  # these limit themselves
+    app.add_middleware(BodyLimit, exempt_suffixes=large)
     app.state.quotas = None
     if settings.redis_url is not None:
         app.state.quotas = Quotas(settings.redis_url.get_secret_value(), settings)

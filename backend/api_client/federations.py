@@ -2,9 +2,11 @@
 
 import builtins
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 from backend.api_client.transport import Transport
+from backend.contracts.archives import ARCHIVE_MEDIA_TYPE, ImportedFederation
 from backend.contracts.base_models import BaseModelInfo
 from backend.contracts.datasets import BuiltinTaskInfo
 from backend.contracts.federations import (
@@ -75,6 +77,32 @@ class Federations:
         """Set the limits that are given; null gives one back to the platform's settings."""
         path = f"/federations/{federation_id}/storage"
         return self._transport.patch(path, FederationStorage, change)
+
+    def export(self, federation_id: UUID, target: Path) -> Path:
+        """Store a whole federation as one archive; for administrators.
+
+        The bytes go to `<target>.part` first, so that a broken download never looks complete.
+
+        Args:
+            federation_id: which one.
+            target: the file to write; its folder must exist.
+
+        Returns:
+            `target`.
+        """
+        part = target.with_name(target.name + ".part")
+        path = f"/federations/{federation_id}/archive"
+        with part.open("wb") as file, self._transport.stream(path) as chunks:
+            for chunk in chunks:
+                file.write(chunk)
+        return part.replace(target)
+
+    def import_archive(self, source: Path) -> ImportedFederation:
+        """Make a federation of an archive; for administrators. It may take minutes."""
+        with source.open("rb") as file:
+            return self._transport.post_file(
+                "/federations/import", ImportedFederation, file, ARCHIVE_MEDIA_TYPE
+            )
 
     def members(self, federation_id: UUID) -> builtins.list[FederationMember]:
         """The users who work in a federation, by name."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import httpx
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ T = TypeVar("T")
 PREFIX = "/api/v1"
 PAGE_LIMIT = 100  # items asked for per page when a whole list is walked
 UNAUTHENTICATED = 401
+CHUNK_BYTES = 2**20
 
 Query = Mapping[str, str | int]
 
@@ -86,6 +87,20 @@ class Transport:
         response = self._send("PUT", path, content=content, headers=headers)
         return self._parse(path, answer, response)
 
+    def post_file(self, path: str, answer: type[T], content: BinaryIO, media_type: str) -> T:
+        """POST a file chunk by chunk and read one `answer`, however long that takes to come."""
+        usual = self.http.timeout
+        response = self._send(
+            "POST",
+            path,
+            content=iter(lambda: content.read(CHUNK_BYTES), b""),
+            headers={"Content-Type": media_type},
+            timeout=httpx.Timeout(
+                connect=usual.connect, read=None, write=usual.write, pool=usual.pool
+            ),
+        )
+        return self._parse(path, answer, response)
+
     def patch_bytes(
         self, path: str, answer: type[T], content: bytes, headers: Mapping[str, str]
     ) -> T:
@@ -143,10 +158,17 @@ class Transport:
         json: object | None = None,
         content: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
     ) -> httpx.Response:
         try:
             response = self.http.request(
-                method, PREFIX + path, params=params, json=json, content=content, headers=headers
+                method,
+                PREFIX + path,
+                params=params,
+                json=json,
+                content=content,
+                headers=headers,
+                timeout=self.http.timeout if timeout is None else timeout,
             )
         except httpx.TransportError as error:
             raise ApiUnreachableError(self.base_url, _reason(error)) from error

@@ -48,10 +48,17 @@ def resume_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
 
     Raises:
         NotFoundError: no such run.
-        ConflictError: it is neither paused nor failed.
+        ConflictError: it is neither paused nor failed, or an imported copy.
     """
     run = require_run(session, run_id)
     was = run.status
+    if run.copied_from is not None:
+        raise ConflictError(
+            f"Run {run_id} is an imported copy of run {run.copied_from}: its states and plans name "
+            "the clients of that one. Use POST /api/v1/runs/{id}/clone for a new run with the same "
+            "settings.",
+            code="run_is_copy",
+        )
     jobs = resume(session, run_id, actor.name)
     if jobs is None:
         raise ConflictError(

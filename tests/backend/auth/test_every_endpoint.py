@@ -36,6 +36,7 @@ class Access(Enum):
     READ = (ASK, PASS, PASS, PASS, REFUSE, HIDE, HIDE, REFUSE)
     CHANGE = (ASK, REFUSE, PASS, PASS, REFUSE, REFUSE, HIDE, REFUSE)
     ADMINISTER = (ASK, REFUSE, REFUSE, PASS, REFUSE, REFUSE, HIDE, REFUSE)
+    EXPORT = (ASK, REFUSE, REFUSE, PASS, REFUSE, HIDE, HIDE, REFUSE)
     READ_OR_ITSELF = (ASK, PASS, PASS, PASS, PASS, HIDE, HIDE, REFUSE)
     CHANGE_OR_ITSELF = (ASK, REFUSE, PASS, PASS, PASS, REFUSE, HIDE, REFUSE)
 
@@ -95,6 +96,8 @@ TABLE = {
     "GET /api/v1/federations": Access.USER,
     "GET /api/v1/federations/{federation_id}": Access.READ,
     "PATCH /api/v1/federations/{federation_id}": Access.CHANGE,
+    "GET /api/v1/federations/{federation_id}/archive": Access.EXPORT,
+    "POST /api/v1/federations/import": Access.ADMINISTRATOR,
     "GET /api/v1/federations/{federation_id}/storage": Access.READ,
     "PATCH /api/v1/federations/{federation_id}/storage": Access.ADMINISTER,
     "GET /api/v1/federations/{federation_id}/members": Access.READ,
