@@ -26,8 +26,8 @@ import torch
 from worker.federated.robustness.coordinates import Reading
 from worker.federated.types import Tensors
 
-CHUNK = 2**20
-"""Numbers of one client that are sorted at a time, which bounds the memory beside the updates."""
+CHUNK = 2**24
+"""Numbers of all clients that are sorted at a time, which bounds the memory beside the updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ def krum_scores(readings: Sequence[Reading], num_hostile: int) -> list[float]:
                 common[owner, owners] += both.sum(1)
     distances = torch.where(common > 0, squared / common.clamp(min=1), torch.inf)
     distances.fill_diagonal_(torch.inf)
-    closest = distances.sort(dim=1).values[:, : num - num_hostile - 2]
-    return closest.sum(1).tolist()
+    nearest = distances.sort(dim=1).values[:, : num - num_hostile - 2]
+    return nearest.sum(1).tolist()
 
 
 def closest(scores: Sequence[float], count: int) -> list[int]:
@@ -127,10 +127,11 @@ def _names(readings: Sequence[Reading]) -> list[str]:
 
 
 def _chunks(readings: Sequence[Reading], name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Everybody's numbers under one name, (n, at most CHUNK) fp32, and which they hold."""
+    """Everybody's numbers under one name, (n, at most CHUNK / n) fp32, and which they hold."""
     shape = readings[0].values[name].shape
     flat = [reading.values[name].flatten() for reading in readings]
     marks = [reading.held[name].expand(shape).flatten() for reading in readings]
-    for start in range(0, flat[0].numel(), CHUNK):
-        part = slice(start, start + CHUNK)
+    width = max(1, CHUNK // len(readings))
+    for start in range(0, shape.numel(), width):
+        part = slice(start, start + width)
         yield torch.stack([row[part] for row in flat]), torch.stack([m[part] for m in marks])
