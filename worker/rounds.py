@@ -164,7 +164,7 @@ def _open(platform: Platform, run: Run, opening: Opening, federation: types.Fede
         )
         session.add(round_)
         session.flush()
-        begin_session(session, run, round_, len(opening.clients))
+        begin_session(session, run, round_, opening.clients)
         updates = [
             ClientUpdate(
                 round_id=round_.id,

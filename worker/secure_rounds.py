@@ -9,12 +9,13 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.contracts.enums import RoundKind
+from backend.contracts.enums import Execution, RoundKind
 from backend.contracts.privacy import PrivacySettings, SecureAggregation, threshold_of
 from backend.contracts.secure_aggregation import session_tag
 from backend.contracts.strategies import Params
 from backend.db.models import Client, ClientUpdate, Round, Run, SecureParty, SecureSession
 from worker.federated import types
+from worker.federated.errors import FederatedError
 from worker.federated.privacy.masked_update import flat_residues
 from worker.federated.privacy.secure_aggregation.errors import ProtocolError
 from worker.federated.privacy.secure_aggregation.exchange import (
@@ -38,15 +39,24 @@ from worker.platform import Platform
 _PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
-def begin_session(session: Session, run: Run, round_: Round, num_clients: int) -> None:
+def begin_session(session: Session, run: Run, round_: Round, clients: Sequence[Client]) -> None:
     """Gives a training round of a run with secure aggregation its session; others none.
 
     The round then needs at least as many updates as clients must tell their shares.
+
+    Raises:
+        FederatedError: the platform trains for one of the clients, which came after the run.
     """
     settings = _settings(run)
     if settings is None or round_.kind is RoundKind.DELIVER:
         return
-    threshold = threshold_of(settings, num_clients)
+    managed = [client.name for client in clients if client.execution is Execution.MANAGED]
+    if managed:
+        raise FederatedError(
+            f"The platform trains for {', '.join(managed)}, and so sees what secure aggregation "
+            "would hide: leave managed clients out of the federation, then start a new run."
+        )
+    threshold = threshold_of(settings, len(clients))
     round_.quorum = max(round_.quorum or 0, threshold)
     session.add(SecureSession(round_id=round_.id, threshold=threshold))
 
