@@ -3,6 +3,7 @@
 import builtins
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from uuid import UUID
 
 from backend.api_client.transport import Transport
@@ -78,6 +79,11 @@ class Federations:
         path = f"/federations/{federation_id}/storage"
         return self._transport.patch(path, FederationStorage, change)
 
+    def stream_archive(self, federation_id: UUID) -> Iterator[bytes]:
+        """A whole federation as one archive, chunk by chunk; for administrators."""
+        with self._transport.stream(f"/federations/{federation_id}/archive") as chunks:
+            yield from chunks
+
     def export(self, federation_id: UUID, target: Path) -> Path:
         """Store a whole federation as one archive; for administrators.
 
@@ -91,18 +97,16 @@ class Federations:
             `target`.
         """
         part = target.with_name(target.name + ".part")
-        path = f"/federations/{federation_id}/archive"
-        with part.open("wb") as file, self._transport.stream(path) as chunks:
-            for chunk in chunks:
+        with part.open("wb") as file:
+            for chunk in self.stream_archive(federation_id):
                 file.write(chunk)
         return part.replace(target)
 
-    def import_archive(self, source: Path) -> ImportedFederation:
+    def import_archive(self, content: BinaryIO) -> ImportedFederation:
         """Make a federation of an archive; for administrators. It may take minutes."""
-        with source.open("rb") as file:
-            return self._transport.post_file(
-                "/federations/import", ImportedFederation, file, ARCHIVE_MEDIA_TYPE
-            )
+        return self._transport.post_file(
+            "/federations/import", ImportedFederation, content, ARCHIVE_MEDIA_TYPE
+        )
 
     def members(self, federation_id: UUID) -> builtins.list[FederationMember]:
         """The users who work in a federation, by name."""

@@ -12,6 +12,7 @@ from backend.contracts.runs import Run, RunCreate
 from dashboard import pages, session
 from dashboard.components import run_form
 from dashboard.components.address import id_in_address
+from dashboard.components.archive import export_section
 from dashboard.components.charts import comparison_figure
 from dashboard.components.client_table import client_table
 from dashboard.components.comparison_list import comparisons_section
@@ -67,6 +68,7 @@ def main() -> None:
     if session.may_operate():
         traffic_quotas(api.federations.usage(federation.id))
     storage_section(api, federation)
+    export_section(api, federation)
 
 
 def _runs(runs: list[Run]) -> None:

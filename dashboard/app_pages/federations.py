@@ -7,6 +7,7 @@ import streamlit as st
 from backend.contracts.federations import Federation
 from backend.contracts.runs import Run
 from dashboard import pages, session
+from dashboard.components.archive import import_section
 from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import round_text, run_title
 from dashboard.components.run_badge import run_badge
@@ -28,12 +29,14 @@ def main() -> None:
     federations = list(islice(api.federations.list(), limit + 1))
     if not federations:
         _empty()
+        import_section(api)
         return
     for federation in federations[:limit]:
         _card(federation, next(api.federations.runs(federation.id), None))
     if len(federations) > limit and st.button("Show more", icon=":material/expand_more:"):
         st.session_state["federations.limit"] = limit + SHOWN
         st.rerun()
+    import_section(api)
 
 
 def _empty() -> None:

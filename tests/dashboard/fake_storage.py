@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
+from backend.contracts.archives import ImportedFederation
 from backend.contracts.storage import (
     BlobUse,
     FederationStorage,
@@ -24,6 +25,7 @@ class FakeStorage:
 
     def __init__(self) -> None:
         self.own = StoragePolicyChange()
+        self.received: list[bytes] = []
         self.uses = [StoredBytes(use=BlobUse.ADAPTERS, num_blobs=2, size_bytes=3 * 2**20)]
 
     def describe(self) -> FederationStorage:
@@ -54,3 +56,15 @@ def add_storage_routes(
         find(platform.federations, federation_id)
         platform.storage.own = body
         return platform.storage.describe()
+
+    @app.get("/api/v1/federations/{federation_id}/archive", dependencies=guards)
+    def export(federation_id: UUID) -> Response:
+        return Response(f"archive of {federation_id}".encode(), media_type="application/zip")
+
+    @app.post("/api/v1/federations/import", dependencies=guards, status_code=201)
+    async def bring_in(request: Request) -> ImportedFederation:
+        platform.storage.received.append(await request.body())
+        return ImportedFederation(
+            federation_id=uuid4(), name="Three clinics (2)", is_copy=True, num_clients=3,
+            num_runs=2, num_blobs=9, size_bytes=100,
+        )  # fmt: skip

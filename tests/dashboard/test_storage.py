@@ -29,3 +29,31 @@ def test_others_only_look(platform: FakePlatform, open_page: Open) -> None:
     app = open_page(pages.FEDERATION, id=str(federation.id))
     assert "3.0 MiB stored" in text_of(app)
     assert "Largest size (MiB)" not in [item.label for item in app.number_input]
+
+
+def test_a_federation_is_exported_by_administrators(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = platform.add_federation("Clinics", [platform.add_client("north")])
+    app = open_page(pages.FEDERATION, id=str(federation.id))
+    assert "Export" in text_of(app)
+    [button] = [item for item in app.get("download_button") if "rows" in item.proto.label]
+    assert "3.0 MiB" in button.proto.label
+    platform.storage.uses[0].size_bytes = 2**30
+    app.run()
+    assert "too much for a browser" in text_of(app)
+    assert f"export-federation {federation.id}" in app.code[-1].value
+    platform.user.role = Role.OPERATOR
+    assert "Export" not in text_of(open_page(pages.FEDERATION, id=str(federation.id)))
+
+
+def test_an_archive_is_imported_on_the_page_of_all_federations(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    app = open_page(pages.FEDERATIONS)
+    app.get("file_uploader")[0].upload("clinics.zip", b"bytes", "application/zip")
+    next(item for item in app.button if item.label == "Import").click()
+    app.run()
+    assert platform.storage.received == [b"bytes"]
+    assert "Three clinics (2) is here, with 3 clients and 2 runs" in text_of(app)
+    assert "new credential" in text_of(app)
