@@ -3,11 +3,11 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.contracts.enums import RunStatus, StrategyName
+from backend.contracts.enums import RoundStatus, RunStatus, SecureStep, StrategyName
 from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import FedItParams
-from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings
-from backend.contracts.runs import RunCreate
+from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, SecureAggregation
+from backend.contracts.runs import RunCreate, SecureProgress
 from backend.contracts.strategies import info_of
 from dashboard import pages
 from dashboard.components.formatting import epsilon_text
@@ -73,6 +73,46 @@ def test_a_run_shows_what_it_has_spent(platform: FakePlatform, open_page: Open) 
     assert (values["Delta"], values["Noise"]) == ("1e-05", "2")
     assert "one client's whole data set" in text_of(app)
     assert "Accuracies and losses stay with the clients" in text_of(app)
+
+
+def test_the_form_asks_for_secure_aggregation_and_says_what_it_needs(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    app = filled(platform, open_page)
+    by_label(app.toggle, "Differential privacy").set_value(False)
+    by_label(app.toggle, "Secure aggregation").set_value(True).run()
+    assert "one client that leaves ends the run" in text_of(app)
+    by_label(app.number_input, "Value range").set_value(4.0).run()
+    by_label(app.button, "Create and start").click().run()
+    assert platform.runs[0].privacy == PrivacySettings(
+        secure_aggregation=SecureAggregation(value_range=4.0)
+    )
+
+
+def test_a_secure_run_shows_its_exchange_and_says_what_is_missing(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    clients = [platform.add_client(name) for name in ("north", "south", "east")]
+    federation = platform.add_federation("Three clinics", clients)
+    create = RunCreate(
+        strategy=FedItParams(), privacy=PrivacySettings(secure_aggregation=SecureAggregation())
+    )
+    run = platform.add_run(federation, create, RunStatus.RUNNING)
+    platform.play_round(run, 1)
+    secure = SecureProgress(
+        step=SecureStep.UNMASKING,
+        session=1,
+        threshold=3,
+        num_done=2,
+        num_expected=3,
+        waiting_for=["east"],
+    )
+    [closed] = platform.rounds[run.id]
+    opened = {"status": RoundStatus.OPEN, "secure": secure}
+    platform.rounds[run.id] = [closed.model_copy(update=opened)]
+    text = text_of(open_page(pages.RUN, id=str(run.id)))
+    assert "opens the sum of each round's updates and no single one" in text
+    assert "Waiting for east" in text
 
 
 @pytest.mark.parametrize(
