@@ -97,7 +97,9 @@ def update_federation(
         NotFoundError: no such federation.
     """
     federation = get_row(session, federation_id)
-    after = request.model_dump(exclude_none=True)
+    after = request.model_dump(mode="json", exclude_none=True)
+    if not after:
+        return get_federation(session, federation_id)
     before = {name: getattr(federation, name) for name in after}
     record_audit(session, actor, "federation.update", federation_id, before=before, after=after)
     if request.visibility is not None:
