@@ -64,11 +64,3 @@ class CoLoraParams(StrategyParams):
         description="same_model: clients whose model and LoRA rank are equal also send each other "
         "their LoRA factors, as published. never: shared modules only.",
     )
-    gate_learning_rate: float = Field(
-        0.05,
-        gt=0,
-        le=1,
-        title="Learning rate of the gates",
-        description="How fast a client learns how much of the other clients' LoRAs to use, layer "
-        "by layer. A gate is one number, which needs larger steps than a matrix.",
-    )

@@ -143,7 +143,7 @@ class CoLora:
         rate = self.params.shared_learning_rate or client.training.learning_rate
         groups = [Group("shared", model.trained(), rate)]
         if model.received:
-            groups.append(Group("gate", model.gates(), self.params.gate_learning_rate))
+            groups.append(Group("gate", model.gates(), rate))
         trained = train_lora(plan, client, model.lora, watch, extra=groups)
         private = {**model.private(), **below("moments", trained.moments)}
         shared = {**model.shared(), **sketch}
