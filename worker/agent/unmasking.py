@@ -4,7 +4,8 @@ A round waits for this, so it must not wait for a training of another run.
 """
 
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from threading import Event, Thread
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from worker.federated.privacy.secure_aggregation.errors import ProtocolError
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+PATIENT_POLL_SECONDS = 60.0  # after a run has failed, until a person resumes it or never
 _NOT_FOUND = 404
 
 
@@ -30,6 +32,7 @@ class Unmasking:
     client_id: UUID
     store: StateFolder
     stop: Event
+    not_before: dict[UUID, float] = field(default_factory=dict)  # by client update
 
     def start(self) -> None:
         """Answers until `stop` is set, in a thread of its own."""
@@ -38,6 +41,8 @@ class Unmasking:
     def answer(self) -> None:
         """Asks once for every session that is open here, and tells what is due."""
         for file in self.store.open_parties():
+            if time.monotonic() < self.not_before.get(file.client_update_id, 0.0):
+                continue
             try:
                 self._answer_one(file)
             except ApiError as error:
@@ -54,9 +59,10 @@ class Unmasking:
 
     def _answer_one(self, file: PartyFile) -> None:
         state = self.api.agent.secure_state(file.client_update_id)
-        if state.session != file.session or state.step is not SecureStep.UNMASKING:
+        if not state.is_open:
+            self.not_before[file.client_update_id] = time.monotonic() + PATIENT_POLL_SECONDS
             return
-        if not state.is_open:  # the run has failed; a person may resume it
+        if state.session != file.session or state.step is not SecureStep.UNMASKING:
             return
         if self.client_id not in state.survivors:
             self.store.save_party(file.model_copy(update={"root": ""}))
