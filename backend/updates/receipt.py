@@ -2,8 +2,8 @@
 
 Kind of message, client, round and weight stand in the header, and so do names, shapes and types,
 which `container` checks for sense. Values (finite, expected names and shapes, no longer than
-the run allows) are checked by the worker when it aggregates, which then goes on without the update. A refusal has a stable code, and
-is shown on the run page.
+the run allows) are checked by the worker when it aggregates, which then goes on without the update.
+A refusal has a stable code, and is shown on the run page.
 """
 
 from typing import Any, BinaryIO
