@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
@@ -34,6 +34,9 @@ PART_BYTES = 8 * 2**20
 LIST_PAGE = 1000
 INCOMING = "incoming"
 """Folder of temporary objects, whose names say nothing of their content."""
+# Short: whoever can wait longer does so itself (`worker.patient_store`); the API answers 503.
+_RETRIES = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+_OPTIONS: dict[str, dict[str, Any]] = {"file": {"mkdir": True}, "s3": {"retry_config": _RETRIES}}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -208,7 +211,7 @@ def open_object_store(url: str, *, endpoint: str | None = None) -> ObjectStore:
         BlobStoreUnavailableError: as for `open_blob_store`.
     """
     scheme = url.partition("://")[0]
-    options: dict[str, Any] = {"file": {"mkdir": True}, "s3": {}}.get(scheme, {})
+    options = dict(_OPTIONS.get(scheme, {}))
     if scheme not in {"file", "s3"}:
         raise ValueError(f"BLOB_URL is {url!r}: use file:///folder or s3://bucket/prefix")
     if endpoint is not None:

@@ -1,0 +1,87 @@
+"""Many requests that wait for one row: whoever holds it must find a thread to commit in.
+
+FastAPI runs each step of a request (its session, its route, its commit) in a thread of a pool, 40
+by default. Forty requests that wait for a row would take them all, and the one that holds the row
+could never give it back.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import uvicorn
+from redis import Redis
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from backend.auth.service import issue_credential
+from backend.contracts.enums import Execution
+from backend.db.models import Client
+from backend.db.session import SessionFactory
+from backend.main import create_app
+from backend.settings import Settings
+from tests.backend.rows import add_open_run
+from tests.running_platform import free_port
+
+NUM_REQUESTS = 70
+SECONDS = 20.0  # a request that waits too long for its row fails after 30
+
+
+@pytest.fixture
+def address(settings: Settings, broker: Redis) -> Iterator[str]:
+    port = free_port()
+    config = uvicorn.Config(create_app(settings), port=port, log_level="error", access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the API did not start"
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(40)
+
+
+def num_waiting(session_factory: SessionFactory) -> int:
+    """Statements that wait for a lock."""
+    with session_factory() as session:
+        count = session.scalar(
+            text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        )
+    return int(count or 0)
+
+
+def test_whoever_holds_a_row_can_commit_while_all_others_wait_for_it(
+    address: str, session: Session, session_factory: SessionFactory
+) -> None:
+    rows = add_open_run(session, 1, Execution.REMOTE)
+    client_id = rows.client_ids[0]
+    credential = issue_credential(session, session.get_one(Client, client_id))
+    session.commit()
+    headers = {"Authorization": f"Bearer {credential}"}
+    many = httpx.Limits(max_connections=NUM_REQUESTS)
+
+    with (
+        httpx.Client(base_url=address, headers=headers, limits=many, timeout=60) as http,
+        ThreadPoolExecutor(NUM_REQUESTS) as threads,
+    ):
+
+        def beat() -> int:
+            return http.post("/api/v1/clients/me/heartbeat").status_code
+
+        session.execute(select(Client.id).where(Client.id == client_id).with_for_update()).all()
+        answers = [threads.submit(beat) for _ in range(NUM_REQUESTS)]
+        deadline = time.monotonic() + SECONDS
+        while num_waiting(session_factory) < 25:  # of the 30 connections that a program has
+            assert time.monotonic() < deadline, "the requests do not arrive"
+            time.sleep(0.05)
+        time.sleep(0.5)  # the others are behind them, for a connection or a thread
+        started = time.monotonic()
+        session.commit()
+        assert {answer.result() for answer in answers} == {204}
+    assert time.monotonic() - started < SECONDS
