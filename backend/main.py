@@ -51,7 +51,7 @@ PREFIX = "/api/v1"
 MAX_THREADS = 512
 """A request that holds a row lock needs a thread once more before it commits, to write its answer.
 With fewer threads than requests that wait for that lock it would never get one."""
-_ROUTERS = (*(sessions, oidc, account, users, audit, registration, base_models, strategies),)
+_ROUTERS = (sessions, oidc, account, users, audit, registration, base_models, strategies)
 _AGENT_ROUTERS = (agent, secure_aggregation)
 _TENANT_ROUTERS = (
     clients,

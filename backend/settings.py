@@ -98,12 +98,6 @@ class Settings(BaseSettings):
         description="of a federation that is imported over the API, where it waits in the folder "
         "for temporary files; `fedbraid import-federation` has no limit",
     )
-    max_archive_bytes: int = Field(
-        4 * 2**30,
-        gt=0,
-        description="of a federation that is imported over the API, where it waits in the folder "
-        "for temporary files; `fedbraid import-federation` has no limit",
-    )
     model_folders: Annotated[list[Path], NoDecode] = Field(
         default_factory=list,
         description="folders below which `folder` base models may lie, separated by ':'",
