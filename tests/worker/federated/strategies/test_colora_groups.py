@@ -26,6 +26,7 @@ from worker.federated.errors import InvalidUpdateError
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.colora import CoLora
 from worker.federated.strategies.colora_groups import group_members, lora_mixture
+from worker.federated.strategies.colora_received import GATE_START
 from worker.federated.types import ClientUpdate, ServerState, Tensors
 from worker.federated.wire import decode_private, encode_private, payload_bytes
 
@@ -182,7 +183,7 @@ def test_the_own_lora_stays_its_own_and_gates_learn() -> None:
         kept = {n: t for n, t in before.private.items() if not n.startswith("moments/")}
         assert all(torch.equal(after.private[name], tensor) for name, tensor in kept.items())
     gates = take("branch/lora_gate", private["a"])
-    assert len(gates) == 14 and all(gate != 0 for gate in gates.values())
+    assert len(gates) == 14 and all(gate != GATE_START for gate in gates.values())
     assert take("branch/lora_gate", private["b"]) == {}
 
 
@@ -190,7 +191,7 @@ def test_gates_stay_until_something_was_received() -> None:
     strategy, clients = strategy_with(), four()
     _, updates = after_rounds(strategy, clients, 1)
     gates = take("branch/lora_gate", updates[0].private)
-    assert len(gates) == 14 and all(gate == 0 for gate in gates.values())
+    assert len(gates) == 14 and all(gate == GATE_START for gate in gates.values())
 
 
 def test_a_store_survives_saving_and_is_checked() -> None:
