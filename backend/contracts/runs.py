@@ -90,6 +90,12 @@ class Run(Answer):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    cleared_at: datetime | None = Field(
+        None, description="when retention gave up plans and updates of its rounds"
+    )
+    copied_from: UUID | None = Field(
+        None, description="the run of which this is an imported copy, which cannot be resumed"
+    )
 
     @computed_field(  # type: ignore[prop-decorator]  # mypy knows no decorated properties
         description="the strategy for people, and whether it ran inside groups"

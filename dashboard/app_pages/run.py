@@ -24,6 +24,7 @@ from dashboard.components.measured import measured_section
 from dashboard.components.mixing import mixing_section
 from dashboard.components.privacy_view import privacy_section
 from dashboard.components.refusals import refusal_control, refusal_notes
+from dashboard.components.run_past import may_resume, past_text
 
 HISTORY = "run.history"
 REFRESH_SECONDS = 2.0
@@ -72,6 +73,9 @@ def _title(history: LiveHistory, federation: FederationDetail) -> None:
         f"{counted(len(federation.clients), 'client')} · global rank {federation.global_rank} · "
         f"created {moment_text(run.created_at, session.viewer_zone())}"
     )
+    past = past_text(run)
+    if past:
+        st.caption(past)
     groups = group_texts(run.strategy, federation.clients)
     if groups:
         st.caption(f"Groups: {escape(' · '.join(groups))}")
@@ -119,7 +123,7 @@ def _pause_and_resume(api: ApiClient, history: LiveHistory) -> None:
             help="Clients at work finish, and their work counts; nothing else begins.",
         ):
             _change(history, api.runs.pause)
-    elif run.status in {RunStatus.PAUSED, RunStatus.FAILED} and st.button(
+    elif run.status in {RunStatus.PAUSED, RunStatus.FAILED} and may_resume(run) and st.button(
         "Resume",
         type="primary",
         icon=":material/play_arrow:",

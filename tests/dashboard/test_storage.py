@@ -1,6 +1,8 @@
 """The storage of a federation on its page."""
 
-from backend.contracts.enums import Role
+from backend.contracts.enums import Role, RunStatus
+from backend.contracts.params.lora import LocalOnlyParams
+from backend.contracts.runs import RunCreate
 from dashboard import pages
 from tests.dashboard.fake_platform import FakePlatform
 from tests.dashboard.reading import Open, text_of
@@ -57,3 +59,15 @@ def test_an_archive_is_imported_on_the_page_of_all_federations(
     assert platform.storage.received == [b"bytes"]
     assert "Three clinics (2) is here, with 3 clients and 2 runs" in text_of(app)
     assert "new credential" in text_of(app)
+
+
+def test_a_run_tells_what_became_of_it(platform: FakePlatform, open_page: Open) -> None:
+    federation = platform.add_federation("Clinics", [platform.add_client("north")])
+    run = platform.add_run(federation, RunCreate(strategy=LocalOnlyParams()), RunStatus.FAILED)
+    app = open_page(pages.RUN, id=str(run.id))
+    assert "Resume" in [item.label for item in app.button]
+    run.copied_from, run.cleared_at = run.id, run.created_at
+    app = open_page(pages.RUN, id=str(run.id))
+    assert "imported copy" in text_of(app)
+    assert "received and sent was given up on" in text_of(app)
+    assert "Resume" not in [item.label for item in app.button]

@@ -1,5 +1,7 @@
 """Retention: ended runs give up what nobody needs, and nothing else."""
 
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -7,10 +9,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
+from typer.testing import CliRunner
 
+from backend import sweep
+from backend.cli import app
 from backend.contracts.enums import RoundKind, RoundStatus, RunStatus, UpdateStatus
 from backend.db.models import Blob, ClientUpdate, Federation, Round, Run
 from backend.db.session import SessionFactory
+from backend.settings import Settings
 from backend.storage import BlobStore, open_blob_store, save_blob
 from backend.storage.garbage import collect_garbage
 from backend.storage.retention import (
@@ -174,3 +180,32 @@ def test_a_failed_run_keeps_a_late_client_s_plan_and_what_it_goes_on_from(
     session.commit()
     give_up_expired(session_factory, NOW)
     assert history.kept(session_factory) == {"S", "p1", "s1", "k1", "p2"}
+
+
+def test_the_command_and_the_sweep_apply_it(
+    session: Session,
+    session_factory: SessionFactory,
+    settings: Settings,
+    blob_store: BlobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    histories = [History(session, blob_store, RunStatus.COMPLETED) for _ in range(2)]
+    monkeypatch.setattr(settings, "retention_days", 1.0)
+    for option, done in (("--dry-run", "would be"), ("", "were")):
+        said = CliRunner().invoke(app, ["gc", *option.split()], env={"COLUMNS": "200"}).output
+        assert f"8 client updates in 2 ended runs, 20 bytes, {done} given up" in said
+    later = History(session, blob_store, RunStatus.COMPLETED)
+    stop = threading.Event()
+    monkeypatch.setattr(sweep, "FIRST_COLLECTION_SECONDS", 0.0)
+    monkeypatch.setattr(settings, "sweep_interval_seconds", 0.05)
+    thread = threading.Thread(target=sweep.run_forever, args=(settings, stop))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while find_expired(session_factory, RetentionPolicy(1, 0)).num_runs:
+        assert time.monotonic() < deadline, "the sweep does not apply it"
+        time.sleep(0.05)
+    stop.set()
+    thread.join(20)
+    session.expire_all()
+    runs = [session.get_one(Run, history.run_id) for history in (*histories, later)]
+    assert all(run.cleared_at is not None and run.state_sha256 for run in runs)
