@@ -33,6 +33,7 @@ from backend.contracts.enums import (
 )
 from backend.contracts.jobs import CloseRound, Job, OpenRound
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.params.lora import FedItParams
 from backend.contracts.privacy import PrivacySettings, SecureAggregation
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy
@@ -42,6 +43,7 @@ from backend.contracts.secure_aggregation import (
     SecureReveal,
     SecureShares,
 )
+from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
 from backend.db.models import (
     Client,
@@ -83,6 +85,8 @@ SECURE = PrivacySettings(secure_aggregation=SecureAggregation(value_range=4.0))
 STEP = 4.0 / 2**30
 PAST = func.now() - timedelta(seconds=1)
 PARAMS = FedItParams()
+H2TUNE = H2TuneParams(gauge="none", train_alignment=False, mask_warmup_rounds=0)
+"""Sends masks and coverage beside its values: these follow from shapes, and travel as they are."""
 
 
 @cache
@@ -130,13 +134,18 @@ class Site:
     parties: Sequence[Party]
 
     def start_run(
-        self, *, num_rounds: int = 1, policy: RoundPolicy = EVERYBODY, value_range: float = 4.0
+        self,
+        *,
+        num_rounds: int = 1,
+        params: Params = PARAMS,
+        policy: RoundPolicy = EVERYBODY,
+        value_range: float = 4.0,
     ) -> UUID:
         settings = SecureAggregation(value_range=value_range)
         with self.platform.session_factory() as session:
             clients = [session.get_one(Client, party.client_id) for party in self.parties]
             run = add_run(session, clients, RunStatus.QUEUED, num_rounds=num_rounds)
-            run.strategy = PARAMS.model_dump(mode="json")
+            run.strategy = params.model_dump(mode="json")
             run.privacy = PrivacySettings(secure_aggregation=settings).model_dump(mode="json")
             run.training = CONFIG.model_dump(mode="json")
             run.round_policy = policy.model_dump(mode="json")
@@ -261,7 +270,13 @@ def register(api: ApiClient, secret: str, number: int, folder: Path) -> Party:
     return Party(api, premises, folder / f"owner-{number}")
 
 
-def simulated(site: Site, num_rounds: int = 1, *, missing: Sequence[UUID] = ()) -> SimulationResult:
+def simulated(
+    site: Site,
+    num_rounds: int = 1,
+    *,
+    params: Params = PARAMS,
+    missing: Sequence[UUID] = (),
+) -> SimulationResult:
     """The same run in one process, with all of the protocol."""
     clients = []
     for party in site.parties:
@@ -272,7 +287,7 @@ def simulated(site: Site, num_rounds: int = 1, *, missing: Sequence[UUID] = ()) 
             SimulatedClient(str(party.client_id), model, tokenizer, party.premises.data, 2, 4.0)
         )
     return simulate(
-        PARAMS,
+        params,
         clients,
         num_rounds=num_rounds,
         training=CONFIG,
@@ -338,7 +353,7 @@ def assert_tells_nothing(site: Site, run_id: UUID, party: Party, sha256: str | N
 def test_who_is_lost_after_the_exchange_is_left_out_of_the_sum(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = site.start_run(policy=RoundPolicy(min_clients=3))
+    run_id = site.start_run(params=H2TUNE, policy=RoundPolicy(min_clients=3))
     lost = site.parties[1].client_id
     compute = Agent._compute
 
@@ -352,8 +367,8 @@ def test_who_is_lost_after_the_exchange_is_left_out_of_the_sum(
     for party in site.parties:
         party.unmask()
     site.do_jobs()
-    report = simulated(site, missing=[lost]).state.tensors
-    assert largest_difference(site.state(run_id), report) == 0
+    expected = simulated(site, params=H2TUNE, missing=[lost]).state.tensors
+    assert largest_difference(site.state(run_id), expected) == 0
     assert [row.aggregated_in for row in site.updates(run_id)] == [None] * 4  # the delivery's
     with site.platform.session_factory() as session:
         [values] = session.scalars(select(Round.report).where(Round.round_number == 1)).all()
