@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 Item = TypeVar("Item")
 
 DIRECT_HEADER = "FedBraid-Direct"
-"""With the value `no` a caller asks for bytes from the API, where the blob store would give them."""
+"""With the value `no` a caller asks for bytes from the API, not from the blob store."""
 
 Name = Annotated[
     str,
