@@ -32,15 +32,20 @@ class DirectStore:
 
     Args:
         http: any client; only its connections and timeouts are used, never its headers.
+        needs_tls: whether to pass by a store without TLS, such as where the API itself has it.
     """
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, *, needs_tls: bool) -> None:
         self._http = http
+        self._needs_tls = needs_tls
         logging.getLogger("httpx").addFilter(_without_signatures)  # adding it twice is harmless
 
     def put(self, url: str, content: bytes, media_type: str) -> bool:
         """Sends the whole; False: it did not arrive."""
         headers = {"Content-Type": media_type}
+        if self._is_open_to_all(url):
+            _warn("sent", "its address has no TLS")
+            return False
         try:
             answer = self._http.send(httpx.Request("PUT", url, content=content, headers=headers))
         except httpx.TransportError as error:
@@ -57,6 +62,10 @@ class DirectStore:
         Raises:
             httpx.TransportError: while reading, also where the bytes have another hash.
         """
+        if self._is_open_to_all(url):
+            _warn("fetched", "its address has no TLS")
+            yield None
+            return
         try:
             answer = self._http.send(httpx.Request("GET", url), stream=True)
         except httpx.TransportError as error:
@@ -69,6 +78,9 @@ class DirectStore:
             yield _verified(answer, sha256) if answer.is_success else None
         finally:
             answer.close()
+
+    def _is_open_to_all(self, url: str) -> bool:
+        return self._needs_tls and httpx.URL(url).scheme != "https"
 
 
 def _verified(answer: httpx.Response, sha256: str) -> Iterator[bytes]:

@@ -43,7 +43,7 @@ class Transport:
         self, http: httpx.Client, base_url: str, max_retries: int, backoff_seconds: float
     ) -> None:
         self.http = http
-        self.direct = DirectStore(http)
+        self.direct = DirectStore(http, needs_tls=base_url.startswith("https:"))
         self.base_url = base_url
         self.max_retries = max_retries
         self.backoff_seconds = backoff_seconds

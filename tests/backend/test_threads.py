@@ -1,8 +1,8 @@
 """Many requests that wait for one row: whoever holds it must find a thread to commit in.
 
-FastAPI runs each step of a request (its session, its route, its commit) in a thread of a pool, 40
-by default. Forty requests that wait for a row would take them all, and the one that holds the row
-could never give it back.
+FastAPI runs each step of a request (its session, its route, the making of its answer) in a thread
+of a pool, 40 by default, and commits after the last of them. Forty requests that wait for a row
+would take all threads, and the one that holds the row could never give it back.
 """
 
 import threading
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend.auth.service import issue_credential
 from backend.contracts.enums import Execution
-from backend.db.models import Client
+from backend.db.models import Client, Upload
 from backend.db.session import SessionFactory
 from backend.main import create_app
 from backend.settings import Settings
@@ -60,10 +60,11 @@ def test_whoever_holds_a_row_can_commit_while_all_others_wait_for_it(
     address: str, session: Session, session_factory: SessionFactory
 ) -> None:
     rows = add_open_run(session, 1, Execution.REMOTE)
-    client_id = rows.client_ids[0]
-    credential = issue_credential(session, session.get_one(Client, client_id))
+    credential = issue_credential(session, session.get_one(Client, rows.client_ids[0]))
     session.commit()
     headers = {"Authorization": f"Bearer {credential}"}
+    path = f"/api/v1/agent/updates/{rows.update_ids[0]}/uploads"
+    upload = {"fence": 1, "sha256": "1" * 64, "size_bytes": 100}
     many = httpx.Limits(max_connections=NUM_REQUESTS)
 
     with (
@@ -71,11 +72,13 @@ def test_whoever_holds_a_row_can_commit_while_all_others_wait_for_it(
         ThreadPoolExecutor(NUM_REQUESTS) as threads,
     ):
 
-        def beat() -> int:
-            return http.post("/api/v1/clients/me/heartbeat").status_code
+        def announce() -> int:
+            return http.post(path, json=upload).status_code
 
-        session.execute(select(Client.id).where(Client.id == client_id).with_for_update()).all()
-        answers = [threads.submit(beat) for _ in range(NUM_REQUESTS)]
+        assert http.post("/api/v1/agent/lease", json={"agent": "here"}).status_code == 200
+        assert announce() == 200
+        session.execute(select(Upload.id).with_for_update()).one()
+        answers = [threads.submit(announce) for _ in range(NUM_REQUESTS)]
         deadline = time.monotonic() + SECONDS
         while num_waiting(session_factory) < 25:  # of the 30 connections that a program has
             assert time.monotonic() < deadline, "the requests do not arrive"
@@ -83,5 +86,5 @@ def test_whoever_holds_a_row_can_commit_while_all_others_wait_for_it(
         time.sleep(0.5)  # the others are behind them, for a connection or a thread
         started = time.monotonic()
         session.commit()
-        assert {answer.result() for answer in answers} == {204}
+        assert {answer.result() for answer in answers} == {200}
     assert time.monotonic() - started < SECONDS

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.api_client import ApiClient, ApiError, ApiUnreachableError
+from backend.api_client.direct import DirectStore
 from backend.auth.service import issue_credential
 from backend.contracts.agent import PIECE_BYTES, UploadStart, UploadState
 from backend.contracts.enums import EventKind, Execution
@@ -170,6 +171,15 @@ def test_a_store_out_of_reach_is_passed_by(site: Site, caplog: pytest.LogCapture
         assert b"".join(site.api.agent.stream_plan(update_id)) == b"a plan" * 1000
     assert caplog.text.count("ConnectError") == 2
     assert "Signature" not in caplog.text
+
+
+def test_a_store_without_tls_is_passed_by_where_the_api_has_it(site: Site) -> None:
+    store = DirectStore(httpx.Client(transport=site.wire), needs_tls=True)
+    url = f"http://127.0.0.1:{site.s3_port}/bucket/x"
+    assert not store.put(url, b"content", "text/plain")
+    with store.stream(url, "0" * 64) as chunks:
+        assert chunks is None
+    assert site.wire.bytes_to(site.s3_port) == 0
 
 
 def test_what_was_sent_is_measured_and_not_believed(site: Site, session: Session) -> None:
