@@ -8,7 +8,7 @@ The protocol: `docs/how-to/privacy.md`.
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from backend.contracts.agent import Fence, SessionNumber
 from backend.contracts.common import Answer, Request
@@ -22,6 +22,9 @@ SESSION_OVER = "secure_session_over"
 SECURE_REFUSALS = frozenset({"secure_wrong_step", "secure_said_before", "secure_wrong_names"})
 """Codes of refusals that say: this client cannot go on in this session."""
 
+_SOMEBODY = "0192b4c0-7d7a-7c43-9f35-0f6f3f6d2a11"
+_KEY = "A" * 43 + "="
+
 PublicKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes")]
 SealedShares = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=300, description="for one recipient")
@@ -34,6 +37,12 @@ ShareText = Annotated[
 class SecureKeys(Request):
     """Step 1: a client's public keys of this session."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"fence": 1, "session": 1, "cipher_key": _KEY, "mask_key": _KEY}]
+        }
+    )
+
     fence: Fence
     session: SessionNumber
     cipher_key: PublicKey = Field(description="protects shares on their way")
@@ -43,6 +52,12 @@ class SecureKeys(Request):
 class SecureShares(Request):
     """Step 2: shares of a client's two secrets, one encrypted pair for every other client."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"fence": 1, "session": 1, "ciphertexts": {_SOMEBODY: "AAAA"}}]
+        }
+    )
+
     fence: Fence
     session: SessionNumber
     ciphertexts: dict[UUID, SealedShares] = Field(max_length=MAX_PARTIES)
@@ -50,6 +65,12 @@ class SecureShares(Request):
 
 class SecureReveal(Request):
     """Step 4: for every client whose shares came, the share of one of its two secrets."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"session": 1, "own_seeds": {_SOMEBODY: "AAAA"}, "mask_keys": {}}]
+        }
+    )
 
     session: SessionNumber
     own_seeds: dict[UUID, ShareText] = Field(
