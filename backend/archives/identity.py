@@ -7,9 +7,7 @@ from collections.abc import Set
 from uuid import UUID
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_TIME = ((1 << 48) - 1) << 80
-_RANDOM = ((1 << 12) - 1) << 64 | ((1 << 62) - 1)
-_VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_NEW_BYTES = 5
 MAX_NAME = 100
 
 
@@ -28,10 +26,10 @@ class Kept:
 
 
 class Renumbered:
-    """Every id gets a new one, always the same within one import, and as old as it was.
+    """Every id gets a new one, always the same within one import, and in the same order.
 
-    Lists are sorted by id, which begins with the time at which it was made; so the time stays, and
-    the rest is a hash.
+    Lists are sorted by id, which begins with the time at which it was made. So only the last five
+    bytes, which were random, change; they become a hash.
 
     Args:
         told: ids that also stand within texts and JSON: those of what people see.
@@ -46,8 +44,7 @@ class Renumbered:
     def of(self, number: UUID) -> UUID:
         """The new id."""
         digest = hashlib.sha256(self._salt + number.bytes).digest()
-        random = int.from_bytes(digest[:16]) & _RANDOM
-        return UUID(int=(number.int & _TIME) | _VERSION_AND_VARIANT | random)
+        return UUID(bytes=number.bytes[:-_NEW_BYTES] + digest[:_NEW_BYTES])
 
     def in_text(self, text: str) -> str:
         """The text with the new ids of what it tells of."""
