@@ -15,16 +15,17 @@ from dashboard.components.live_history import ByRound, LiveHistory
 UNUSUAL = 3.5
 """Outlier score above which Iglewicz and Hoaglin (1993) mark a value."""
 
+FEW_CLIENTS = 5
+"""With fewer, the usual distance is that of one or two clients and changes a lot by chance."""
+
 HOW_TO_READ = (
     "The server compares what the clients changed. **Outlier score**: how far a client's change "
-    "lies from the median of all, in usual distances; above 3.5 it is unusual. **Contribution**: "
+    "lies from the median of all, in usual distances; above 3.5 it is unusual (above 10.5 with "
+    "fewer than five clients, whose scores vary a lot by chance). **Contribution**: "
     "1, it changes what all others change; 0, something else; below 0, the opposite. Look at the "
     "outlier score first: one loud client turns everybody's contribution round."
 )
-CAUTION = (
-    "Unusual is not hostile: other data or another task look the same. With few clients a score "
-    "says little."
-)
+CAUTION = "Unusual is not hostile: other data or another task look the same."
 
 
 def contributions_section(history: LiveHistory, styles: Mapping[UUID, ClientStyle]) -> None:
@@ -67,7 +68,7 @@ def contributions_table(history: LiveHistory, styles: Mapping[UUID, ClientStyle]
                 MetricName.KEPT_SHARE,
             )
         }
-        rows.append(_row(style.name, number, values))
+        rows.append(_row(style.name, number, values, len(compared)))
     table = pd.DataFrame(rows)
     if table.empty:
         return table
@@ -76,7 +77,9 @@ def contributions_table(history: LiveHistory, styles: Mapping[UUID, ClientStyle]
     return table if table["Kept"].ne(NOTHING).any() else table.drop(columns="Kept")
 
 
-def _row(name: str, number: int, values: Mapping[MetricName, float | None]) -> dict[str, object]:
+def _row(
+    name: str, number: int, values: Mapping[MetricName, float | None], num_clients: int
+) -> dict[str, object]:
     outlier = values[MetricName.OUTLIER_SCORE]
     return {
         "Client": name,
@@ -87,13 +90,18 @@ def _row(name: str, number: int, values: Mapping[MetricName, float | None]) -> d
         "Norm": _digits(values[MetricName.SENT_NORM]),
         "Share of the norm": percent_text(values[MetricName.NORM_SHARE]),
         "Kept": percent_text(values[MetricName.KEPT_SHARE]),
-        "Remark": remark(outlier, values[MetricName.CONTRIBUTION]),
+        "Remark": remark(outlier, values[MetricName.CONTRIBUTION], num_clients),
     }
 
 
-def remark(outlier: float | None, contribution: float | None) -> str:
+def unusual_above(num_clients: int) -> float:
+    """The outlier score above which one of so many clients is called unusual."""
+    return UNUSUAL if num_clients >= FEW_CLIENTS else 3 * UNUSUAL
+
+
+def remark(outlier: float | None, contribution: float | None, num_clients: int) -> str:
     """What stands out, in words; empty: nothing does."""
-    if outlier is not None and outlier > UNUSUAL:
+    if outlier is not None and outlier > unusual_above(num_clients):
         return "unusual"
     if contribution is not None and contribution < 0:
         return "pulls the other way"
@@ -117,7 +125,7 @@ def outlier_figure(styles: Mapping[UUID, ClientStyle], scores: Mapping[UUID, ByR
             )
     figure.add_scatter(
         x=[numbers[0] - 0.5, numbers[-1] + 0.5],
-        y=[UNUSUAL] * 2,
+        y=[unusual_above(len(scores))] * 2,
         name="unusual above",
         mode="lines",
         line={"dash": "dash", "color": GREY, "width": 1.5},

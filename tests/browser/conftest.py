@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.browsers import ARGUMENTS, NAMES, find_browser
 from tests.running_platform import RunningPlatform, run_platform
@@ -39,6 +39,7 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
     )
     page = context.new_page()
     page.set_default_timeout(30_000)
+    expect.set_options(timeout=30_000)  # the default of 5 seconds is short where others work too
     yield page
     page.screenshot(path=tmp_path / "last.png")
     context.close()

@@ -21,7 +21,7 @@ from tests.browser.browsers import ARGUMENTS, find_browser
 from tests.browser.steps import sign_in
 from tests.running_platform import run_platform
 
-NUM_ROUNDS = 5
+NUM_ROUNDS = 10
 NUM_ROUNDS_COMPARED = 2
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def take(folder: Path) -> None:
         browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1360, "height": 1000})
         page.set_default_timeout(180_000)  # a machine that trains draws slowly
+        expect.set_options(timeout=180_000)
         sign_in(page, platform)
         federation = prepare_federation(api)
         _start(api, federation.id, LocalOnlyParams(), wait_for_round=NUM_ROUNDS + 2)
@@ -74,7 +75,7 @@ def _compare(api: ApiClient, federation: FederationDetail) -> Comparison:
             ),
             ArmCreate(strategy=FedItParams(group_by="architecture")),
         ],
-        seeds=[0, 1],
+        seeds=[0, 1, 2],
         num_rounds=NUM_ROUNDS_COMPARED,
         training=TRAINING,
     )
@@ -90,7 +91,7 @@ def _photograph_privacy(page: Page, path: Path) -> None:
     page.get_by_text("Privacy", exact=True).click()
     page.get_by_text("Differential privacy", exact=True).click()
     consequence = page.get_by_text("the privacy loss of every client")
-    expect(consequence).to_be_visible(timeout=180_000)
+    expect(consequence).to_be_visible()
     consequence.scroll_into_view_if_needed()
     page.wait_for_timeout(2_000)
     page.screenshot(path=path)
@@ -118,12 +119,12 @@ def _wait(api: ApiClient, run: Run, round_number: int) -> None:
 def _photograph(page: Page, url: str, path: Path, height: int) -> None:
     page.set_viewport_size({"width": 1360, "height": height})  # pages scroll within themselves
     page.goto(url)
-    expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=180_000)
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     # Of the restored session, not of the page that asks for a password.
-    expect(page.get_by_role("button", name="Sign in")).to_have_count(0, timeout=180_000)
+    expect(page.get_by_role("button", name="Sign in")).to_have_count(0)
     page.wait_for_timeout(3_000)
     skeletons = page.get_by_test_id("stSkeleton")
-    expect(skeletons).to_have_count(0, timeout=180_000)  # charts are there
+    expect(skeletons).to_have_count(0)  # charts are there
     page.wait_for_timeout(2_000)  # and have faded in
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path)

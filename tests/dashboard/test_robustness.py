@@ -83,18 +83,20 @@ def test_a_run_shows_its_scores_and_marks_who_is_unusual(
 
 
 @pytest.mark.parametrize(
-    ("outlier", "contribution", "words"),
+    ("outlier", "contribution", "num_clients", "words"),
     [
-        (3.6, 0.9, "unusual"),
-        (3.5, -0.1, "pulls the other way"),
-        (None, 0.5, ""),
-        (-9.0, 0.0, ""),
+        (3.6, 0.9, 5, "unusual"),
+        (3.6, 0.9, 4, ""),
+        (10.6, 0.9, 4, "unusual"),
+        (3.5, -0.1, 5, "pulls the other way"),
+        (None, 0.5, 5, ""),
+        (-9.0, 0.0, 5, ""),
     ],
 )
 def test_a_remark_follows_from_the_scores(
-    outlier: float | None, contribution: float, words: str
+    outlier: float | None, contribution: float, num_clients: int, words: str
 ) -> None:
-    assert remark(outlier, contribution) == words
+    assert remark(outlier, contribution, num_clients) == words
 
 
 def test_every_rule_has_a_name_for_people() -> None:

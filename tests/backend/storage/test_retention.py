@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +17,7 @@ from backend.cli import app
 from backend.contracts.enums import RoundKind, RoundStatus, RunStatus, UpdateStatus
 from backend.db.models import Blob, ClientUpdate, Federation, Round, Run
 from backend.db.session import SessionFactory
-from backend.settings import Settings
+from backend.settings import Settings, get_settings
 from backend.storage import BlobStore, open_blob_store, save_blob
 from backend.storage.garbage import collect_garbage
 from backend.storage.retention import (
@@ -182,23 +183,31 @@ def test_a_failed_run_keeps_a_late_client_s_plan_and_what_it_goes_on_from(
     assert history.kept(session_factory) == {"S", "p1", "s1", "k1", "p2"}
 
 
+@pytest.fixture
+def a_day_only(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings of a retention of one day, also for commands, which read the environment."""
+    monkeypatch.setenv("FEDBRAID_RETENTION_DAYS", "1")
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()
+
+
 def test_the_command_and_the_sweep_apply_it(
     session: Session,
     session_factory: SessionFactory,
-    settings: Settings,
+    a_day_only: Settings,
     blob_store: BlobStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     histories = [History(session, blob_store, RunStatus.COMPLETED) for _ in range(2)]
-    monkeypatch.setattr(settings, "retention_days", 1.0)
     for option, done in (("--dry-run", "would be"), ("", "were")):
         said = CliRunner().invoke(app, ["gc", *option.split()], env={"COLUMNS": "200"}).output
         assert f"8 client updates in 2 ended runs, 20 bytes, {done} given up" in said
     later = History(session, blob_store, RunStatus.COMPLETED)
     stop = threading.Event()
     monkeypatch.setattr(sweep, "FIRST_COLLECTION_SECONDS", 0.0)
-    monkeypatch.setattr(settings, "sweep_interval_seconds", 0.05)
-    thread = threading.Thread(target=sweep.run_forever, args=(settings, stop))
+    monkeypatch.setattr(a_day_only, "sweep_interval_seconds", 0.05)
+    thread = threading.Thread(target=sweep.run_forever, args=(a_day_only, stop))
     thread.start()
     deadline = time.monotonic() + 30
     while find_expired(session_factory, RetentionPolicy(1, 0)).num_runs:
