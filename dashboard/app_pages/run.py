@@ -123,11 +123,15 @@ def _pause_and_resume(api: ApiClient, history: LiveHistory) -> None:
             help="Clients at work finish, and their work counts; nothing else begins.",
         ):
             _change(history, api.runs.pause)
-    elif run.status in {RunStatus.PAUSED, RunStatus.FAILED} and may_resume(run) and st.button(
-        "Resume",
-        type="primary",
-        icon=":material/play_arrow:",
-        help="Goes on in the round where it stopped; accepted updates stay.",
+    elif (
+        run.status in {RunStatus.PAUSED, RunStatus.FAILED}
+        and may_resume(run)
+        and st.button(
+            "Resume",
+            type="primary",
+            icon=":material/play_arrow:",
+            help="Goes on in the round where it stopped; accepted updates stay.",
+        )
     ):
         _change(history, api.runs.resume)
     if st.button(
