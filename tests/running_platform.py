@@ -17,7 +17,7 @@ import psutil
 from backend.api_client import ApiClient
 
 PASSWORD = "a long enough password"
-START_SECONDS = 120
+START_SECONDS = 240
 STOP_SECONDS = 60
 
 

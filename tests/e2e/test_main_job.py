@@ -80,7 +80,7 @@ def wait_for(
     api: ApiClient,
     run_id: UUID,
     reached: Callable[[LiveRun], bool],
-    seconds: float = 180,
+    seconds: float = 400,
 ) -> LiveRun:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -174,6 +174,7 @@ def test_a_cancelled_run_frees_its_worker(platform: RunningPlatform) -> None:
         wait_for(platform, api, next_id, completed)
 
 
+@pytest.mark.timeout(900)  # two platforms start
 def test_a_platform_killed_outright_goes_on_where_it_was(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with run_platform(home, FEDBRAID_LEASE_SECONDS="4") as first:

@@ -58,6 +58,7 @@ def start(api: ApiClient, name: str, clients: list[UUID], **policy: int) -> Run:
     return api.runs.start(api.federations.create_run(federation.id, create).id)
 
 
+@pytest.mark.timeout(900)  # many processes start
 def test_signatures_refusals_and_turns(platform: RunningPlatform, tmp_path: Path) -> None:
     write_data(tmp_path / "data.jsonl")
     with platform.sign_in() as api:
