@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,17 @@ class RunningPlatform:
         return "\n".join(f"--- {file.name}\n{file.read_text()[-4000:]}" for file in files)
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ones: the next free one may be that which was free before."""
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 @contextmanager
@@ -71,7 +77,7 @@ def run_platform(home: Path, **variables: str) -> Iterator[RunningPlatform]:
         home: FEDBRAID_HOME.
         variables: more environment variables.
     """
-    api_port, dashboard_port = free_port(), free_port()
+    api_port, dashboard_port = free_ports(2)
     home.mkdir(parents=True, exist_ok=True)
     outside = {"DATABASE_URL", "REDIS_URL", "BLOB_URL"}
     environment = {name: value for name, value in os.environ.items() if name not in outside}

@@ -12,6 +12,7 @@ from backend.contracts.jobs import Queue
 from backend.db.migrate import upgrade
 from backend.local import programs
 from backend.local.administrator import ensure_administrator
+from backend.local.errors import PortInUseError
 from backend.local.folders import hold_folder
 from backend.local.programs import Deployment
 from backend.local.services import Services
@@ -125,17 +126,24 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _deploy(settings: Settings, services: Services, choose_port: ChoosePort) -> Deployment:
+    api_port = choose_port(settings.api_host, settings.api_port, "FEDBRAID_API_PORT")
+    dashboard_port = choose_port(
+        settings.dashboard_host, settings.dashboard_port, "FEDBRAID_DASHBOARD_PORT"
+    )
+    if api_port == dashboard_port:
+        raise PortInUseError(
+            f"the API and the dashboard cannot both listen on port {api_port}: choose another one "
+            "with FEDBRAID_DASHBOARD_PORT"
+        )
     return Deployment(
         home=settings.home.resolve(),
         database_url=services.database_url,
         redis_url=services.redis_url,
         blob_url=services.blob_url,
         api_host=settings.api_host,
-        api_port=choose_port(settings.api_host, settings.api_port, "FEDBRAID_API_PORT"),
+        api_port=api_port,
         dashboard_host=settings.dashboard_host,
-        dashboard_port=choose_port(
-            settings.dashboard_host, settings.dashboard_port, "FEDBRAID_DASHBOARD_PORT"
-        ),
+        dashboard_port=dashboard_port,
         torch_threads=settings.torch_threads,
     )
 

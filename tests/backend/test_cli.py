@@ -172,6 +172,22 @@ def test_a_taken_port_is_refused_with_its_setting(
         assert "another port with FEDBRAID_API_PORT" in refused("up")
 
 
+def test_one_port_for_two_programs_is_refused(
+    home: Path,
+    postgres: EmbeddedPostgres,
+    redis_server: EmbeddedRedis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    monkeypatch.setenv("DATABASE_URL", postgres.url)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("FEDBRAID_API_PORT", port)
+    monkeypatch.setenv("FEDBRAID_DASHBOARD_PORT", port)
+    get_settings.cache_clear()
+    assert "FEDBRAID_DASHBOARD_PORT" in refused("up")
+
+
 def test_the_demo_refuses_to_compare_the_baseline_with_itself(home: Path) -> None:
     assert "h2tune" in refused("demo", "--strategy", "local_only")
     assert not home.exists()
