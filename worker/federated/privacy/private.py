@@ -15,7 +15,7 @@ accuracies and losses do depend on them; they stay with the client unless the ru
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,16 +28,13 @@ from worker.federated.privacy.keystream import KEY_BYTES
 from worker.federated.privacy.noise import release
 from worker.federated.strategy import Strategy
 from worker.federated.types import (
-    AggregationReport,
     ClientPlan,
     ClientUpdate,
-    FederationSpec,
     LocalClient,
     Metrics,
     Progress,
-    Refusal,
-    ServerState,
 )
+from worker.federated.wrapped import Wrapped
 
 NoiseKeys = Callable[[ClientPlan], bytes]
 """The key of one client's noise in one round."""
@@ -100,30 +97,15 @@ def with_noise(
     return Private(strategy, params, settings, make_key)
 
 
-class Private:
+class Private(Wrapped):
     """See the module's text."""
 
     def __init__(
         self, inner: Strategy, params: Params, settings: DifferentialPrivacy, make_key: NoiseKeys
     ) -> None:
-        self.inner = inner
-        self.params = params
+        super().__init__(inner, params)
         self.settings = settings
         self._make_key = make_key
-
-    def check(self, federation: FederationSpec) -> list[Refusal]:
-        """As the wrapped strategy does."""
-        return self.inner.check(federation)
-
-    def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
-        """As the wrapped strategy does."""
-        return self.inner.init_state(federation, seed)
-
-    def configure_round(
-        self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
-    ) -> dict[str, ClientPlan]:
-        """As the wrapped strategy does."""
-        return self.inner.configure_round(state, federation, round_number, deliver=deliver)
 
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         """The wrapped strategy's round; what it shares leaves clipped and noised.
@@ -146,15 +128,6 @@ class Private:
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
         """As the wrapped strategy does; nothing is shared in this round."""
         return self._published(self.inner.deliver_client(plan, self._quiet(client), folder))
-
-    def aggregate(
-        self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
-    ) -> tuple[ServerState, AggregationReport]:
-        """As the wrapped strategy does: the mean of noised updates is all there is to know.
-
-        Refuses, with `InvalidUpdateError`, what the wrapped strategy refuses.
-        """
-        return self.inner.aggregate(state, federation, updates)
 
     def _published(self, metrics: Metrics) -> Metrics:
         if self.settings.publish_measurements:

@@ -14,7 +14,6 @@ How the sum is opened stands behind `Opening`: simulations run the whole protoco
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -35,17 +34,12 @@ from worker.federated.privacy.secure_aggregation.fixed_point import FixedPoint
 from worker.federated.strategy import Strategy
 from worker.federated.types import (
     AggregationReport,
-    ClientPlan,
     ClientUpdate,
     FederationSpec,
-    LocalClient,
-    Metrics,
     Refusal,
     ServerState,
 )
-
-_TRUE_OF_A_MEAN = frozenset({"relative_change"})
-"""Values of a report that do not look at single updates; the others would describe copies."""
+from worker.federated.wrapped import Wrapped, true_of_a_mean
 
 Dropouts = Callable[[int], Collection[str]]
 """Client ids that go missing in a round, by its number."""
@@ -110,7 +104,7 @@ class _InOneProcess:
         )
 
 
-class SecurelyAggregated:
+class SecurelyAggregated(Wrapped):
     """See the module's text.
 
     Args:
@@ -127,32 +121,13 @@ class SecurelyAggregated:
         settings: SecureAggregation,
         openings: Openings,
     ) -> None:
-        self.inner = inner
-        self.params = params
+        super().__init__(inner, params)
         self.settings = settings
         self._openings = openings
 
     def check(self, federation: FederationSpec) -> list[Refusal]:
         """Besides what the wrapped strategy refuses: too few clients, or entries of one alone."""
         return [*self.inner.check(federation), *self._refusals(federation)]
-
-    def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
-        """As the wrapped strategy does."""
-        return self.inner.init_state(federation, seed)
-
-    def configure_round(
-        self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
-    ) -> dict[str, ClientPlan]:
-        """As the wrapped strategy does."""
-        return self.inner.configure_round(state, federation, round_number, deliver=deliver)
-
-    def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
-        """As the wrapped strategy does; what it shares meets the server in `aggregate` only."""
-        return self.inner.train_client(plan, client)
-
-    def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
-        """As the wrapped strategy does."""
-        return self.inner.deliver_client(plan, client, folder)
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -188,7 +163,7 @@ class SecurelyAggregated:
             if update.client_id in mean.survivors
         )
         next_state, report = self.inner.aggregate(state, federation, survivors)
-        values = {name: v for name, v in report.values.items() if name in _TRUE_OF_A_MEAN}
+        values = true_of_a_mean(report)
         values["num_dropouts"] = float(mean.num_dropouts)
         values["rounding_error_bound"] = mean.error_bound
         return next_state, AggregationReport(report.num_clients, values)

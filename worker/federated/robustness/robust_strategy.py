@@ -11,7 +11,6 @@ hold those of all clients in memory.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.robustness import Robustness
@@ -27,17 +26,12 @@ from worker.federated.robustness.rules import closest, krum_scores, median, trim
 from worker.federated.strategy import Strategy
 from worker.federated.types import (
     AggregationReport,
-    ClientPlan,
     ClientUpdate,
     FederationSpec,
-    LocalClient,
     Metrics,
-    Refusal,
     ServerState,
 )
-
-_TRUE_OF_A_MEAN = frozenset({"relative_change"})
-"""Values of a report that do not look at single updates; the others would describe copies."""
+from worker.federated.wrapped import Wrapped, true_of_a_mean
 
 
 def with_robustness(strategy: Strategy, params: Params, settings: Robustness) -> Strategy:
@@ -54,7 +48,7 @@ class _Trusted:
     values: Mapping[str, float]  # for the report
 
 
-class Robust:
+class Robust(Wrapped):
     """See the module's text.
 
     Args:
@@ -64,31 +58,8 @@ class Robust:
     """
 
     def __init__(self, inner: Strategy, params: Params, settings: Robustness) -> None:
-        self.inner = inner
-        self.params = params
+        super().__init__(inner, params)
         self.settings = settings
-
-    def check(self, federation: FederationSpec) -> list[Refusal]:
-        """As the wrapped strategy does."""
-        return self.inner.check(federation)
-
-    def init_state(self, federation: FederationSpec, seed: int) -> ServerState:
-        """As the wrapped strategy does."""
-        return self.inner.init_state(federation, seed)
-
-    def configure_round(
-        self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
-    ) -> dict[str, ClientPlan]:
-        """As the wrapped strategy does."""
-        return self.inner.configure_round(state, federation, round_number, deliver=deliver)
-
-    def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
-        """As the wrapped strategy does."""
-        return self.inner.train_client(plan, client)
-
-    def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
-        """As the wrapped strategy does."""
-        return self.inner.deliver_client(plan, client, folder)
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -111,8 +82,7 @@ class Robust:
         trusted = self._trusted(coordinates, list(bounded))
         next_state, report = self.inner.aggregate(state, federation, trusted.updates)
         if self.settings.rule in {"median", "trimmed_mean"}:
-            values = {name: v for name, v in report.values.items() if name in _TRUE_OF_A_MEAN}
-            report = replace(report, values=values)
+            report = replace(report, values=true_of_a_mean(report))
         return next_state, _told(report, trusted.kept, trusted.values)
 
     def _bounded(
