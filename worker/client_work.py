@@ -13,7 +13,7 @@ from backend.contracts.datasets import BuiltinDataset, DatasetRef, UploadedDatas
 from backend.contracts.enums import RoundKind, UpdateStatus
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.robustness import Robustness
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from backend.contracts.training import TrainingConfig
 from backend.db.models import Client, ClientUpdate, Round, Run
 from backend.leases import Claim, Result
@@ -32,7 +32,6 @@ from worker.federated.tasks.loading import load_dataset, open_pictures
 from worker.platform import Platform
 from worker.specs import describe_client
 
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 _DATASET: TypeAdapter[BuiltinDataset | UploadedDataset] = TypeAdapter(DatasetRef)
 
 
@@ -42,7 +41,7 @@ def strategy_of(run: Run) -> Strategy:
     The noise of a managed client comes from the worker's secure source. An attempt that got lost
     may leave a blob with other noise, which nobody but the operator could find, who has the data.
     """
-    params = _PARAMS.validate_python(run.strategy)
+    params = PARAMS.validate_python(run.strategy)
     noise = PrivacySettings.model_validate(run.privacy).differential_privacy
     strategy = with_noise(build_strategy(params), params, noise, unpredictable_key)
     return with_robustness(strategy, params, Robustness.model_validate(run.robustness))

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from backend.contracts.privacy import PrivacySettings
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from backend.db.models import Run
 from backend.journal import record_metrics
 from worker.federated.robustness.scores import score_clients
@@ -18,8 +17,6 @@ from worker.federated.types import (
     Metrics,
     ServerState,
 )
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def round_scores(
@@ -38,7 +35,7 @@ def round_scores(
         updates: that the aggregation used; they are read from the store twice more.
         report: of the aggregation.
     """
-    params = _PARAMS.validate_python(run.strategy)
+    params = PARAMS.validate_python(run.strategy)
     privacy = PrivacySettings.model_validate(run.privacy)
     scores = score_clients(params, privacy, state, federation, updates)
     return {

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.contracts.enums import Execution, RoundKind
 from backend.contracts.privacy import PrivacySettings, SecureAggregation, threshold_of
 from backend.contracts.secure_aggregation import session_tag
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from backend.db.models import Client, ClientUpdate, Round, Run, SecureParty, SecureSession
 from worker.federated import types
 from worker.federated.errors import FederatedError
@@ -35,8 +34,6 @@ from worker.federated.privacy.secure_aggregation.shamir import Share
 from worker.federated.privacy.secure_strategy import Opening, SecurelyAggregated
 from worker.federated.strategy import Strategy
 from worker.platform import Platform
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def begin_session(session: Session, run: Run, round_: Round, clients: Sequence[Client]) -> None:
@@ -66,7 +63,7 @@ def secured(platform: Platform, run: Run, strategy: Strategy) -> Strategy:
     settings = _settings(run)
     if settings is None:
         return strategy
-    params = _PARAMS.validate_python(run.strategy)
+    params = PARAMS.validate_python(run.strategy)
 
     def begin(_state: types.ServerState, round_number: int) -> Opening:
         return _find_recorded(platform, run.id, round_number, FixedPoint(settings.value_range))

@@ -25,7 +25,7 @@ from backend.contracts.privacy import PrivacySettings
 from backend.contracts.robustness import Robustness
 from backend.contracts.round_policy import RoundPolicy
 from backend.contracts.stopping import StopRule
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from backend.contracts.training import TrainingConfig
 from backend.db.base import Base
 from backend.db.models import Blob, Client, Event, Metric
@@ -53,7 +53,7 @@ _JSON: Mapping[str, TypeAdapter[Any]] = {
     "comparisons.arms": TypeAdapter(list[Arm]),
     "comparisons.seeds": TypeAdapter(list[int]),
     "comparisons.training": TypeAdapter(TrainingConfig),
-    "runs.strategy": TypeAdapter(Params),
+    "runs.strategy": PARAMS,
     "runs.training": TypeAdapter(TrainingConfig),
     "runs.privacy": TypeAdapter(PrivacySettings),
     "runs.robustness": TypeAdapter(Robustness),

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from backend.contracts.enums import StrategyName
 from backend.contracts.params.base import GroupableParams, StrategyParams
@@ -39,6 +39,9 @@ Params = Annotated[
     Field(discriminator="name"),
 ]
 """Any strategy's parameters, as sent over HTTP and stored with the run."""
+
+PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
+"""Reads them from JSON values; made once, because making it takes a while."""
 
 
 class Capabilities(BaseModel):

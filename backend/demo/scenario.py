@@ -5,7 +5,7 @@ sharing pays (docs/results.md): with `relevance` the first two find each other b
 changes, and the third, which has no like, is left to itself.
 """
 
-from pydantic import SecretStr, TypeAdapter
+from pydantic import SecretStr
 
 from backend.api_client import ApiClient
 from backend.contracts.base_models import BaseModelRef, BuiltinModelName
@@ -14,7 +14,7 @@ from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, Built
 from backend.contracts.enums import StrategyName
 from backend.contracts.federations import FederationCreate, FederationDetail
 from backend.contracts.params.h2tune import H2TuneParams
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS, Params
 from backend.contracts.training import TrainingConfig
 
 GLOBAL_RANK = 16
@@ -24,12 +24,11 @@ TRAINING = TrainingConfig(local_steps=8, learning_rate=1e-3)
 _COMPARED: dict[StrategyName, Params] = {
     StrategyName.H2TUNE: H2TuneParams(aggregation="relevance"),
 }
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def params_of(strategy: StrategyName) -> Params:
     """What the demo runs a strategy with: its defaults, and for H2Tune what suits the clients."""
-    return _COMPARED.get(strategy) or _PARAMS.validate_python({"name": strategy})
+    return _COMPARED.get(strategy) or PARAMS.validate_python({"name": strategy})
 
 
 def _member(name: str, model: BuiltinModelName, rank: int, seed: int) -> ClientRegister:

@@ -7,7 +7,6 @@ Leases, fencing numbers and the barrier of a round are those of managed clients
 from typing import BinaryIO
 from uuid import UUID
 
-from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from backend import leases
@@ -26,7 +25,7 @@ from backend.contracts.agent import (
 )
 from backend.contracts.enums import EventKind, Execution, RoundKind, SecureStep, UpdateStatus
 from backend.contracts.privacy import PrivacySettings
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from backend.contracts.training import TrainingConfig
 from backend.errors import ConflictError, ForbiddenError, NotFoundError
 from backend.jobs import commit_and_enqueue
@@ -39,8 +38,6 @@ from backend.updates.receipt import require_signature, require_update
 from backend.updates.refusals import invalid
 from backend.updates.repository import OwnUpdate
 from backend.web.downloads import Download
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: float) -> Lease:
@@ -74,7 +71,7 @@ def lease(session: Session, client: ClientPrincipal, agent: str, lease_seconds: 
             num_rounds=run.num_rounds,
             kind=own.round.kind,
             kept_round_number=repository.find_kept_round(session, own),
-            strategy=_PARAMS.validate_python(run.strategy),
+            strategy=PARAMS.validate_python(run.strategy),
             training=TrainingConfig.model_validate(run.training),
             privacy=PrivacySettings.model_validate(run.privacy),
             secure=_secure_task(session, own),

@@ -18,6 +18,7 @@ from dashboard.components.client_table import client_table
 from dashboard.components.comparison_list import comparisons_section
 from dashboard.components.compatibility import verdict
 from dashboard.components.delivered import reached
+from dashboard.components.form_errors import validation_errors
 from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import queue_text, round_text, run_title
 from dashboard.components.live_history import mean
@@ -109,7 +110,7 @@ def _start(api: ApiClient, federation: FederationDetail) -> None:
             api, federation.id, RunCreate.model_validate(values), baseline=baseline
         )
     except ValidationError as error:
-        st.session_state[ERRORS] = run_form.validation_errors(error)
+        st.session_state[ERRORS] = validation_errors(error)
         st.rerun()
     except UnauthenticatedError:
         raise

@@ -22,6 +22,7 @@ from dashboard.components.compatibility import (
     smallest_global_rank,
     verdict,
 )
+from dashboard.components.form_errors import validation_errors
 from dashboard.components.formatting import escape
 from dashboard.components.labels import TASK_WORDS
 from dashboard.components.run_start import start_runs
@@ -164,7 +165,7 @@ def _create(federation: dict[str, Any], values: dict[str, Any], baseline: bool) 
         request = FederationCreate.model_validate(federation)
         run = RunCreate.model_validate(values)
     except ValidationError as error:
-        st.session_state[ERRORS] = run_form.validation_errors(error)
+        st.session_state[ERRORS] = validation_errors(error)
         st.rerun()
     api = session.current_api()
     try:

@@ -1,19 +1,19 @@
 """The arms of a comparison: variants of strategies, tuned local baselines, protected twins."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from backend.contracts.clients import Client
 from backend.contracts.comparisons import ArmTraining
 from backend.contracts.enums import StrategyName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, platform_refusals
-from backend.contracts.strategies import Params, StrategyInfo
+from backend.contracts.strategies import PARAMS, Params, StrategyInfo
 from dashboard.components.compatibility import verdict
-from dashboard.components.formatting import escape
+from dashboard.components.form_errors import show_form_errors
 from dashboard.components.privacy_form import epsilon_caption
 from dashboard.components.schema_form import schema_form
 
@@ -21,7 +21,6 @@ MAX_VARIANTS = 6
 LOCAL_RATES = {3e-4: "lr_3e_4", 1e-3: "lr_1e_3", 3e-3: "lr_3e_3"}
 PROTECTED = "private"
 _NO_LABEL = re.compile(r"[^a-z0-9]+")
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 Arm = dict[str, Any]
 """Values of an `ArmCreate`, not yet validated."""
@@ -83,8 +82,7 @@ def protection_form(num_rounds: int, key: str) -> DifferentialPrivacy | None:
         try:
             settings = DifferentialPrivacy.model_validate(values)
         except ValidationError as error:
-            for item in error.errors(include_url=False):
-                st.error(escape(f"{'.'.join(map(str, item['loc']))}: {item['msg']}"))
+            show_form_errors(error)
             return None
         epsilon_caption(settings, num_rounds)
         if not settings.publish_measurements:
@@ -102,20 +100,43 @@ def protected(arms: Iterable[Arm], settings: DifferentialPrivacy) -> tuple[list[
     Arms whose parameters are no valid strategy are left out; the form tells about those anyway.
     """
     privacy = PrivacySettings(differential_privacy=settings)
-    twins, reasons = [], []
+
+    def refused(params: Params, _arm: Arm) -> list[str]:
+        return [text for texts in platform_refusals(params, privacy).values() for text in texts]
+
+    return twins_of(arms, PROTECTED, {"privacy": privacy.model_dump(mode="json")}, refused)
+
+
+def twins_of(
+    arms: Iterable[Arm],
+    name: str,
+    addition: Arm,
+    refused: Callable[[Params, Arm], Iterable[str]],
+) -> tuple[list[Arm], list[str]]:
+    """The sharing arms that can have something more, with it; and why the others cannot.
+
+    Arms whose values are not valid are left out; the form tells about those anyway.
+
+    Args:
+        arms: that may have it.
+        name: added to their labels.
+        addition: values of the twin.
+        refused: why an arm with these parameters cannot have it; `ValidationError`: not valid.
+    """
+    twins: list[Arm] = []
+    reasons: list[str] = []
     for arm in arms:
         if arm["strategy"]["name"] == StrategyName.LOCAL_ONLY:
             continue
         try:
-            params = _PARAMS.validate_python(arm["strategy"])
+            found = list(refused(PARAMS.validate_python(arm["strategy"]), arm))
         except ValidationError:
             continue
-        refused = [text for texts in platform_refusals(params, privacy).values() for text in texts]
-        if refused:
-            reasons += refused
+        if found:
+            reasons += found
         else:
-            label = "_".join(filter(None, (arm.get("label"), PROTECTED)))
-            twins.append(arm | {"label": label, "privacy": privacy.model_dump(mode="json")})
+            label = "_".join(filter(None, (arm.get("label"), name)))
+            twins.append(arm | {"label": label} | addition)
     return twins, list(dict.fromkeys(reasons))
 
 

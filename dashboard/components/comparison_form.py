@@ -20,6 +20,7 @@ from dashboard.components.comparison_arms import (
     protection_form,
     variants_form,
 )
+from dashboard.components.form_errors import validation_errors
 from dashboard.components.formatting import counted, escape
 from dashboard.components.robust_arms import robust_form, robust_twins
 from dashboard.components.run_form import errors_below
@@ -137,11 +138,7 @@ def _draft(values: Mapping[str, Any], clients: Sequence[Client]) -> Draft:
     try:
         request = ComparisonCreate.model_validate(values)
     except ValidationError as error:
-        found = {
-            ".".join(str(part) for part in item["loc"]): item["msg"]
-            for item in error.errors(include_url=False)
-        }
-        return Draft(None, found, [])
+        return Draft(None, validation_errors(error), [])
     members = [participant_of(client) for client in clients]
     refused = [
         f"{arm.name}: {refusal.reason}"

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from backend.contracts.clients import Client
 from backend.contracts.compatibility import cautions, groups, participant_of, refusals
 from backend.contracts.enums import Execution
-from backend.contracts.strategies import Params, is_grouped
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
+from backend.contracts.strategies import PARAMS, Params, is_grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def verdict(strategy: Mapping[str, Any], clients: Sequence[Client]) -> Verdict:
         clients: the members.
     """
     try:
-        params = _PARAMS.validate_python(strategy)
+        params = PARAMS.validate_python(strategy)
     except ValidationError:
         return Verdict([], [])
     members = [participant_of(client) for client in clients]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from backend.contracts.privacy import (
     DifferentialPrivacy,
@@ -12,7 +12,7 @@ from backend.contracts.privacy import (
     SecureAggregation,
     platform_refusals,
 )
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from dashboard.components.formatting import epsilon_text, escape
 from dashboard.components.schema_form import schema_form
 
@@ -21,7 +21,6 @@ SECURE_HINT = (
     "fewest clients and a deadline with `drop`, or one client that leaves ends the run; the "
     "deadline counts for each exchange."
 )
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def privacy_form(
@@ -90,7 +89,7 @@ def _refusals(strategy: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Why this strategy cannot be protected so; silent on wrong values."""
     try:
         privacy = PrivacySettings.model_validate(values)
-        params = _PARAMS.validate_python(strategy)
+        params = PARAMS.validate_python(strategy)
     except ValidationError:
         return
     refusals = platform_refusals(params, privacy)

@@ -4,17 +4,14 @@ from collections.abc import Iterable
 from typing import get_args
 
 import streamlit as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from backend.contracts.enums import StrategyName
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.robustness import Robustness, Rule, robustness_refusals
 from backend.contracts.strategies import Params
-from dashboard.components.comparison_arms import Arm
-from dashboard.components.formatting import escape
+from dashboard.components.comparison_arms import Arm, twins_of
+from dashboard.components.form_errors import show_form_errors
 from dashboard.components.robustness_form import rule_fields
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def robust_form(key: str) -> Robustness | None:
@@ -30,8 +27,7 @@ def robust_form(key: str) -> Robustness | None:
         try:
             return Robustness.model_validate(rule_fields(rules, key, {}))
         except ValidationError as error:
-            for item in error.errors(include_url=False):
-                st.error(escape(f"{'.'.join(map(str, item['loc']))}: {item['msg']}"))
+            show_form_errors(error)
             return None
 
 
@@ -42,20 +38,10 @@ def robust_twins(
 
     Arms whose parameters are no valid strategy are left out; the form tells about those anyway.
     """
-    twins: list[Arm] = []
-    reasons: list[str] = []
-    for arm in arms:
-        if arm["strategy"]["name"] == StrategyName.LOCAL_ONLY:
-            continue
-        try:
-            params = _PARAMS.validate_python(arm["strategy"])
-            privacy = PrivacySettings.model_validate(arm.get("privacy", {}))
-        except ValidationError:
-            continue
-        refused = robustness_refusals(params, settings, num_members, privacy)
-        if refused:
-            reasons += refused.values()
-        else:
-            label = "_".join(filter(None, (arm.get("label"), settings.rule)))
-            twins.append(arm | {"label": label, "robustness": settings.model_dump(mode="json")})
-    return twins, list(dict.fromkeys(reasons))
+
+    def refused(params: Params, arm: Arm) -> Iterable[str]:
+        privacy = PrivacySettings.model_validate(arm.get("privacy", {}))
+        return robustness_refusals(params, settings, num_members, privacy).values()
+
+    addition = {"robustness": settings.model_dump(mode="json")}
+    return twins_of(arms, settings.rule, addition, refused)

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import streamlit as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from backend.contracts.privacy import PrivacySettings
 from backend.contracts.robustness import Robustness, Rule, robustness_refusals
-from backend.contracts.strategies import Params
+from backend.contracts.strategies import PARAMS
 from dashboard.components.formatting import counted, escape
 from dashboard.components.schema_form import schema_form
 
@@ -28,8 +28,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 _ENOUGH = 10**9
 """So many updates suffice for any rule: whether they come, the API says when the run is made."""
-
-_PARAMS: TypeAdapter[Params] = TypeAdapter(Params)
 
 
 def robustness_form(
@@ -84,7 +82,7 @@ def _consequences(
     """How many updates the rule needs, and why it cannot be had; silent on wrong values."""
     try:
         settings = Robustness.model_validate(values)
-        params = _PARAMS.validate_python(strategy)
+        params = PARAMS.validate_python(strategy)
         protection = PrivacySettings.model_validate(privacy)
     except ValidationError:
         return

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
-from pydantic import ValidationError
 
 from backend.api_client.errors import ApiError
 from backend.contracts.enums import StrategyName
@@ -108,14 +107,6 @@ def baseline_of(run: RunCreate) -> RunCreate:
     """The same run with nothing shared, and so with nothing to protect or to spoil."""
     alone = {"strategy": {"name": StrategyName.LOCAL_ONLY}, "privacy": {}, "robustness": {}}
     return RunCreate.model_validate(run.model_dump() | alone)
-
-
-def validation_errors(error: ValidationError) -> dict[str, str]:
-    """What the contract refuses, by the path of the field."""
-    return {
-        ".".join(str(part) for part in item["loc"]): item["msg"]
-        for item in error.errors(include_url=False)
-    }
 
 
 def api_errors(error: ApiError) -> dict[str, str]:

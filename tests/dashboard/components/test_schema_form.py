@@ -6,7 +6,8 @@ from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import describe_strategies
 from backend.contracts.training import TrainingConfig
 from dashboard.components.compatibility import layer_slots
-from dashboard.components.run_form import errors_below, validation_errors
+from dashboard.components.form_errors import validation_errors
+from dashboard.components.run_form import errors_below
 from dashboard.components.schema_form import form_fields
 
 
