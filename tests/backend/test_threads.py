@@ -5,14 +5,12 @@ of a pool, 40 by default, and commits after the last of them. Forty requests tha
 would take all threads, and the one that holds the row could never give it back.
 """
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-import uvicorn
 from redis import Redis
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -21,10 +19,9 @@ from backend.auth.service import issue_credential
 from backend.contracts.enums import Execution
 from backend.db.models import Client, Upload
 from backend.db.session import SessionFactory
-from backend.main import create_app
 from backend.settings import Settings
 from tests.backend.rows import add_open_run
-from tests.running_platform import free_port
+from tests.serving import serve_api
 
 NUM_REQUESTS = 70
 SECONDS = 20.0  # a request that waits too long for its row fails after 30
@@ -32,19 +29,8 @@ SECONDS = 20.0  # a request that waits too long for its row fails after 30
 
 @pytest.fixture
 def address(settings: Settings, broker: Redis) -> Iterator[str]:
-    port = free_port()
-    config = uvicorn.Config(create_app(settings), port=port, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the API did not start"
-            time.sleep(0.02)
+    with serve_api(settings) as port:
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(40)
 
 
 def num_waiting(session_factory: SessionFactory) -> int:

@@ -17,6 +17,7 @@ from backend.db.session import SessionFactory
 from backend.settings import Settings
 from backend.storage import BlobStoreUnavailableError, open_blob_store
 from tests.running_platform import free_port
+from tests.serving import use_s3
 from tests.worker.test_rounds import do, drain, make_clients, queue_run, sent, state_of
 from worker.patient_store import PatientBlobStore
 from worker.platform import Platform
@@ -62,11 +63,7 @@ class S3:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     server = S3()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    use_s3(monkeypatch, server.url)
     yield server
     server.stop()
 

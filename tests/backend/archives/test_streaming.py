@@ -2,14 +2,11 @@
 
 import io
 import os
-import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
@@ -22,14 +19,13 @@ from backend.cli import app
 from backend.contracts.enums import Role
 from backend.db.models import Federation, Run
 from backend.db.session import SessionFactory
-from backend.main import create_app
 from backend.settings import Settings
 from backend.storage import BlobStore, save_blob
 from tests.backend.archives.test_round_trip import Original, picture
 from tests.backend.rows import add_user
 from tests.factories import PASSWORD
 from tests.factories import add_user as add_person
-from tests.running_platform import free_port
+from tests.serving import serve_api
 
 MEBIBYTE = 2**20
 LARGE_MIB = 96
@@ -40,21 +36,9 @@ ALLOWED_MIB = 40  # storing a long stream takes some 30, however long it is
 def api(settings: Settings, session: Session, blob_store: BlobStore) -> Iterator[ApiClient]:
     """An administrator at a real server."""
     add_person(session, Role.ADMINISTRATOR, "ada")
-    port = free_port()
-    config = uvicorn.Config(create_app(settings), port=port, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the API did not start"
-            time.sleep(0.02)
-        with ApiClient(f"http://127.0.0.1:{port}") as client:
-            client.sign_in("ada", PASSWORD)
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with serve_api(settings) as port, ApiClient(f"http://127.0.0.1:{port}") as client:
+        client.sign_in("ada", PASSWORD)
+        yield client
 
 
 def test_out_and_in_over_http(

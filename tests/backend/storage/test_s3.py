@@ -17,6 +17,7 @@ from backend.storage import (
     open_blob_store,
 )
 from tests.running_platform import free_port
+from tests.serving import use_s3
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,7 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture
 def store(server: str, monkeypatch: pytest.MonkeyPatch) -> BlobStore:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    use_s3(monkeypatch, server)
     bucket = f"bucket-{uuid4()}"
     httpx.put(f"{server}/{bucket}").raise_for_status()
     return open_blob_store(f"s3://{bucket}/some/prefix")

@@ -2,15 +2,12 @@
 
 import hashlib
 import logging
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
 import httpx
 import pytest
-import uvicorn
 from moto.server import ThreadedMotoServer
 from redis import Redis
 from sqlalchemy import select
@@ -22,13 +19,13 @@ from backend.auth.service import issue_credential
 from backend.contracts.agent import PIECE_BYTES, UploadStart, UploadState
 from backend.contracts.enums import EventKind, Execution
 from backend.db.models import Client, ClientUpdate, Event
-from backend.main import create_app
 from backend.settings import Settings
 from backend.storage import BlobStore, open_blob_store, save_blob
 from backend.storage.direct import open_direct_transfers
 from tests.backend.rows import OpenRun, add_open_run
 from tests.backend.updates.test_resumable import shared
 from tests.running_platform import free_port
+from tests.serving import serve_api, use_s3
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +41,7 @@ def s3() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a blob store in a new bucket."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    use_s3(monkeypatch, s3)
     name = f"bucket-{uuid4()}"
     httpx.put(f"{s3}/{name}").raise_for_status()
     return f"s3://{name}/prefix"
@@ -111,15 +104,7 @@ def site(
     settings: Settings, session: Session, broker: Redis, s3: str, bucket: str
 ) -> Iterator[Site]:
     own = settings.model_copy(update={"blob_url": bucket, "presigned_urls": True})
-    port = free_port()
-    config = uvicorn.Config(create_app(own), port=port, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive(), "the API did not start"
-            time.sleep(0.02)
+    with serve_api(own) as port:
         rows = add_open_run(session, execution=Execution.REMOTE)
         credential = issue_credential(session, session.get_one(Client, rows.client_ids[0]))
         store = open_blob_store(bucket)
@@ -131,9 +116,6 @@ def site(
             assert api.agent.lease("here") is not None
             content = shared(PIECE_BYTES + 5000, rows.client_ids[0])
             yield Site(api, wire, store, rows, content, httpx.URL(s3).port, port)
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 def test_long_shared_matrices_go_past_the_api(
