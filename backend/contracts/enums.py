@@ -48,6 +48,7 @@ class RunStatus(StrEnum):
 class RoundKind(StrEnum):
     """What clients do in a round."""
 
+    GAUGE = "gauge"  # before round 1: read public probe texts, send what the model makes of them
     TRAIN = "train"  # load the shared state, train, send shared matrices
     DELIVER = "deliver"  # load the final shared state, evaluate, export the adapter
 

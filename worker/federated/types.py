@@ -49,6 +49,7 @@ class FederationSpec:
 
     global_rank: int  # R: the shared middle matrices are R x R
     clients: tuple[ClientSpec, ...]  # sorted by client_id, so that order never matters
+    probes: tuple[str, ...] = ()  # public texts of its own; empty: made for the kinds of tasks
 
     @property
     def num_slots(self) -> int:
