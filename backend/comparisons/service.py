@@ -71,6 +71,7 @@ def create_comparison(
             training=arm.training.applied_to(request.training).model_dump(mode="json"),
             num_rounds=request.num_rounds,
             seed=seed,
+            probe_set_sha256=federation.probe_set_sha256,
             created_by=actor.id,
         )
         for seed in request.seeds

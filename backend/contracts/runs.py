@@ -74,6 +74,11 @@ class Run(Answer):
     robustness: Robustness = TRUSTING
     round_policy: RoundPolicy = EVERYBODY
     stop_when: StopRule | None = None
+    probe_set_sha256: str | None = Field(
+        None,
+        description="hash of the probe texts that its federation had when the run was made; empty: "
+        "the built-in ones",
+    )
     stopped_after: int | None = Field(
         None, description="the last training round, where the run stopped before `num_rounds`"
     )

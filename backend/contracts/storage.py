@@ -22,6 +22,7 @@ class BlobUse(StrEnum):
     ADAPTERS = "adapters"
     UPLOADS = "uploads"  # pieces on their way
     DATASETS = "datasets"  # that members uploaded
+    PROBE_SETS = "probe_sets"  # the federation's own, and those that runs were made with
 
 
 class StoredBytes(Answer):

@@ -59,6 +59,7 @@ def create_run(
         stop_when=None if request.stop_when is None else request.stop_when.model_dump(mode="json"),
         num_rounds=request.num_rounds,
         seed=request.seed,
+        probe_set_sha256=federation.probe_set_sha256,
         created_by=actor.id,
     )
     session.add(run)

@@ -1,8 +1,9 @@
 """What a federation stores, and whether more fits.
 
-A blob belongs to a federation while one of its runs or one of its clients' data sets refers to it,
-and counts once however often that is. Checks come before bytes are taken and before a round opens;
-two that come at the same moment may both pass, so a federation can end a little above its limit.
+A blob belongs to a federation while it refers to it itself, or one of its runs or of its clients'
+data sets does, and counts once however often that is. Checks come before bytes are taken and before
+a round opens; two that come at the same moment may both pass, so a federation can end a little
+above its limit.
 """
 
 from typing import Any
@@ -120,6 +121,14 @@ def _references(federation_id: UUID) -> Select[str, str | None]:
         .join(Run, Round.run_id == Run.id)
         .where(of_run)
     )
+    probe_sets = [
+        _named(BlobUse.PROBE_SETS, Federation.probe_set_sha256).where(
+            Federation.id == federation_id, Federation.probe_set_sha256.is_not(None)
+        ),
+        _named(BlobUse.PROBE_SETS, Run.probe_set_sha256).where(
+            of_run, Run.probe_set_sha256.is_not(None)
+        ),
+    ]
     states = _named(BlobUse.STATES, Run.state_sha256).where(of_run, Run.state_sha256.is_not(None))
     dataset = Client.dataset["sha256"].as_string()
     datasets = (
@@ -127,7 +136,7 @@ def _references(federation_id: UUID) -> Select[str, str | None]:
         .join(Membership, Membership.client_id == Client.id)
         .where(Membership.federation_id == federation_id, dataset.is_not(None))
     )
-    everything = union_all(states, *updates, pieces, datasets).subquery()
+    everything = union_all(states, *updates, pieces, datasets, *probe_sets).subquery()
     return select(everything.c.use, everything.c.sha256)
 
 

@@ -24,6 +24,7 @@ TITLES = {
     BlobUse.ADAPTERS: "Adapters",
     BlobUse.UPLOADS: "Uploads on their way",
     BlobUse.DATASETS: "Uploaded data",
+    BlobUse.PROBE_SETS: "Probe sets",
 }
 
 

@@ -30,6 +30,10 @@ class Federation(Base):
     retention_rounds: Mapped[int | None]
     # Updates without a valid signature of their client are refused.
     require_signatures: Mapped[bool] = mapped_column(default=False, server_default="false")
+    # Null: the built-in probe texts.
+    probe_set_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    probe_set_at: Mapped[datetime | None]
+    probe_set_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id"))
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

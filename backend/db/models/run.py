@@ -36,6 +36,8 @@ class Run(Base):
     )
     round_number: Mapped[int] = mapped_column(default=0)
     state_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
+    # The probe texts that its federation had when it was made; null: the built-in ones.
+    probe_set_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"))
     error: Mapped[str | None]
     comparison_id: Mapped[UUID | None] = mapped_column(ForeignKey("comparisons.id"))
     arm: Mapped[str | None]  # name of the comparison's arm

@@ -50,6 +50,7 @@ def limit(session: Session, federation_id: UUID, quota_bytes: int) -> None:
 def test_every_column_that_refers_to_a_blob_counts() -> None:
     counted = {str(column) for column in UPDATE_COLUMNS.values()}
     counted |= {str(Run.state_sha256), str(UploadPiece.sha256)}
+    counted |= {str(Federation.probe_set_sha256), str(Run.probe_set_sha256)}
     mapped = {mapper.local_table: mapper.class_.__name__ for mapper in Base.registry.mappers}
     referring = {
         f"{mapped[table]}.{column.name}"
