@@ -25,6 +25,13 @@ class Example(BaseModel):
     final: str | None = Field(
         None, description="what to score for `fill_in` and `program`: the number; default: answer"
     )
+    label_text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1_000,
+        description="for `classification`: a sentence that says the answer, from which text "
+        "encoders start; one row of each label is enough. Default: the answer's own words",
+    )
 
 
 class BuiltinTaskName(StrEnum):

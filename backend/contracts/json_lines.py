@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from backend.contracts.answers import parse_number
 from backend.contracts.datasets import SPLITS, Example, Split
 from backend.contracts.enums import TaskKind
+from backend.contracts.label_texts import LabelTextsError, described_labels
 
 MAX_LABELS = 100
 """Most distinct answers of a classification; each one is tried on every example."""
 
 _LETTER = re.compile(r"\(?([A-Za-z])[).]?")
-_TEXT_FIELDS = ("question", "answer", "final")
+_TEXT_FIELDS = ("question", "answer", "final", "label_text")
 _LAST_BUCKET: tuple[tuple[Split, int], ...] = (("train", 80), ("validation", 90), ("test", 100))
 
 
@@ -45,7 +46,8 @@ def parse_json_lines(lines: Iterable[bytes], task: TaskKind) -> list[Example]:
     Args:
         lines: as a binary stream gives them.
         task: `choice` needs `options` and a letter among them; `fill_in` a number in `final` or
-            `answer`; `program` a number in `final`; `classification` 2 to `MAX_LABELS` answers.
+            `answer`; `program` a number in `final`; `classification` 2 to `MAX_LABELS` answers,
+            which `label_text` may describe (`backend.contracts.label_texts`).
 
     Raises:
         JsonLinesError: a row breaks a rule, train or test rows are missing, or a question stands
@@ -74,6 +76,9 @@ def parse_rows(numbered: Iterable[tuple[int, dict[str, Any]]], task: TaskKind) -
     rows = list(numbered)
     if not rows:
         raise JsonLinesError("the file has no rows. Give at least one for train and one for test.")
+    if task is not TaskKind.CLASSIFICATION:
+        for _, row in rows:
+            row.pop("label_text", None)  # means nothing elsewhere, so it cannot be wrong
     _complete_splits(rows)
     check = _CHECKS[task]
     examples = [check(number, _read_example(number, row)) for number, row in rows]
@@ -82,6 +87,7 @@ def parse_rows(numbered: Iterable[tuple[int, dict[str, Any]]], task: TaskKind) -
     _require_disjoint_splits(numbers, examples)
     if task is TaskKind.CLASSIFICATION:
         _require_labels(examples)
+        _require_described(numbers, examples)
     return examples
 
 
@@ -133,6 +139,8 @@ def _read_example(number: int, row: dict[str, Any]) -> Example:
         row[field] = _as_text(row.get(field))
     if isinstance(row.get("options"), list):
         row["options"] = [_as_text(option) for option in row["options"]]
+    if isinstance(row["label_text"], str) and not row["label_text"].strip():
+        row["label_text"] = None  # as an empty cell of a table
     for field in ("question", "answer"):
         if row[field] is None or (isinstance(row[field], str) and not row[field].strip()):
             raise JsonLinesError(
@@ -259,3 +267,11 @@ def _require_labels(examples: list[Example]) -> None:
             f"needs 2 to {MAX_LABELS}; for free text choose another kind of task.",
             field="answer",
         )
+
+
+def _require_described(numbers: list[int], examples: list[Example]) -> None:
+    try:
+        described_labels(examples)
+    except LabelTextsError as error:
+        line = None if error.index is None else numbers[error.index]
+        raise JsonLinesError(str(error), line=line, field="label_text") from error

@@ -4,6 +4,7 @@ import pytest
 
 from backend.contracts.enums import TaskKind
 from backend.contracts.json_lines import JsonLinesError, parse_json_lines
+from backend.contracts.label_texts import described_labels
 
 
 def lines(*rows):
@@ -119,3 +120,38 @@ def test_absent_splits_are_made_by_question_alone():
 def test_pictures_are_no_rows_of_text():
     with pytest.raises(JsonLinesError, match=r"cannot hold pictures\. Give a folder"):
         parse_json_lines(lines(*TWO), TaskKind.IMAGE_CLASSIFICATION)
+
+
+def films(*more):
+    """Two labels in two splits, then more rows."""
+    return (row("a", "yes", label_text=" A good film. "), row("b", "no", "test"), *more)
+
+
+def test_rows_may_describe_their_labels():
+    rows = films(row("c", "no", label_text="A bad film."), row("d", "yes", label_text="  "))
+    examples = parse_json_lines(lines(*rows), TaskKind.CLASSIFICATION)
+    assert [e.label_text for e in examples] == [" A good film. ", None, "A bad film.", None]
+    assert described_labels(examples) == {"no": "A bad film.", "yes": "A good film."}
+    assert described_labels(examples[3:]) == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "says"),
+    [
+        ((), None, "no row describes the label 'no'. Describe every label, or none"),
+        ((row("c", "yes", label_text="Bad."),), 3, "'Bad.', but an earlier row .* 'A good film.'"),
+        ((row("c", "no", label_text="A good film."),), None, "for both 'yes' and 'no'"),
+        ((row("c", "no", label_text=["x"]),), 3, "string"),
+        ((row("c", "no", label_text="x" * 1_001),), 3, "at most 1000"),
+    ],
+)
+def test_descriptions_of_labels_are_whole_and_agree(more, line, says):
+    with pytest.raises(JsonLinesError, match=says) as caught:
+        parse_json_lines(lines(*films(*more)), TaskKind.CLASSIFICATION)
+    assert (caught.value.line, caught.value.field) == (line, "label_text")
+
+
+def test_descriptions_mean_nothing_where_there_are_no_labels():
+    rows = [row(label_text=7), row("2 + 2?", "4", "test", label_text="x" * 2_000)]
+    examples = parse_json_lines(lines(*rows), TaskKind.FILL_IN)
+    assert [e.label_text for e in examples] == [None, None]
