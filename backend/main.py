@@ -27,6 +27,7 @@ from backend.health.routes import router as health
 from backend.logging import configure_logging
 from backend.metrics.routes import router as metrics
 from backend.oidc.routes import router as oidc
+from backend.probe_sets.routes import router as probe_sets
 from backend.quotas.metered import Metered
 from backend.quotas.routes import router as quotas
 from backend.refusals.routes import router as refusals
@@ -58,6 +59,7 @@ _TENANT_ROUTERS = (
     datasets,
     federations,
     federation_storage,
+    probe_sets,
     archives,
     runs,
     run_control,
@@ -94,7 +96,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     request_metrics = RequestMetrics()
     app.state.settings = settings
     app.state.request_metrics = request_metrics
-    large = ("/dataset", "/shared", "/content", "/federations/import")  # these limit themselves
+    # These limit themselves.
+    large = ("/dataset", "/shared", "/content", "/probe-set", "/federations/import")
     app.add_middleware(BodyLimit, exempt_suffixes=large)
     app.state.quotas = None
     if settings.redis_url is not None:

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from backend.contracts.probe_sets import ProbeSetError, decode_probe_set
+from backend.db.models import Run
 from backend.storage.blobs import Content
 from backend.storage.records import add_blob_row
 from worker.federated import wire
-from worker.federated.errors import InvalidUpdateError
+from worker.federated.errors import FederatedError, InvalidUpdateError
 from worker.federated.types import ClientPlan, ClientSpec, ClientUpdate, ServerState, Tensors
 from worker.platform import Platform
 
@@ -94,6 +96,23 @@ def save_adapter(platform: Platform, folder: Path) -> str:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
         spool.seek(0)
         return _save(platform, cast(BinaryIO, spool), ARCHIVE)
+
+
+def load_probes(platform: Platform, run: Run) -> tuple[str, ...]:
+    """The probe texts with which a run was made; none: the built-in ones.
+
+    Raises:
+        FederatedError: the stored bytes are none.
+    """
+    if run.probe_set_sha256 is None:
+        return ()
+    try:
+        return tuple(decode_probe_set(platform.store.read(run.probe_set_sha256)))
+    except ProbeSetError as error:
+        raise FederatedError(
+            f"The probe set {run.probe_set_sha256} of the run cannot be read: {error} Upload one "
+            "for the federation, then make a new run."
+        ) from error
 
 
 @contextmanager

@@ -118,7 +118,8 @@ def open_round(platform: Platform, run_id: UUID) -> None:
         return
     with _RunGuard(platform, run_id):
         require_room_for_round(platform, run)
-        federation = describe_federation(clients, global_rank)
+        probes = artifacts.load_probes(platform, run)
+        federation = describe_federation(clients, global_rank, probes)
         _open(platform, run, plan_opening(run, clients, busy, refusals), federation)
 
 
@@ -242,7 +243,8 @@ def close_round(platform: Platform, round_id: UUID) -> None:
         if round_.kind is RoundKind.DELIVER:
             _complete(platform, run, round_)
         else:
-            _aggregate(platform, run, round_, describe_federation(clients, global_rank))
+            probes = artifacts.load_probes(platform, run)
+            _aggregate(platform, run, round_, describe_federation(clients, global_rank, probes))
 
 
 def _aggregate(

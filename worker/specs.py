@@ -15,14 +15,16 @@ _MODULES: TypeAdapter[dict[str, ModuleShape]] = TypeAdapter(Modules)
 _Shape = tuple[Architecture, dict[str, types.ModuleShape], int]
 
 
-def describe_federation(clients: list[Client], global_rank: int) -> types.FederationSpec:
-    """All members, in order of client id.
+def describe_federation(
+    clients: list[Client], global_rank: int, probes: tuple[str, ...] = ()
+) -> types.FederationSpec:
+    """All members, in order of client id, and the probe texts of the run, if it has its own.
 
     Raises:
         FederatedError: a member has no data set, or its base model cannot be used.
     """
     specs = sorted((describe_client(client) for client in clients), key=lambda s: s.client_id)
-    return types.FederationSpec(global_rank=global_rank, clients=tuple(specs))
+    return types.FederationSpec(global_rank, tuple(specs), probes)
 
 
 def describe_client(client: Client) -> types.ClientSpec:

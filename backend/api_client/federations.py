@@ -1,7 +1,7 @@
 """Federations, and what they are made of."""
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -19,6 +19,7 @@ from backend.contracts.federations import (
     FederationUpdate,
 )
 from backend.contracts.metric_catalogue import MetricCatalogue
+from backend.contracts.probe_sets import JSON_LINES, ProbeSet
 from backend.contracts.quotas import QuotaUse
 from backend.contracts.runs import Run, RunCreate
 from backend.contracts.storage import FederationStorage, StoragePolicyChange
@@ -121,6 +122,39 @@ class Federations:
     def remove_member(self, federation_id: UUID, user_id: UUID) -> None:
         """Take a user out of a federation."""
         self._transport.call("DELETE", f"/federations/{federation_id}/members/{user_id}")
+
+    def probe_set(self, federation_id: UUID) -> ProbeSet:
+        """Where a federation's probe texts come from, how many there are, and the first ones."""
+        return self._transport.get(f"/federations/{federation_id}/probe-set", ProbeSet)
+
+    def upload_probe_set(
+        self,
+        federation_id: UUID,
+        lines: bytes | Iterable[bytes],
+        media_type: str = JSON_LINES,
+    ) -> ProbeSet:
+        """Replace the probe texts of a federation; all its clients receive them.
+
+        Args:
+            federation_id: whose texts.
+            lines: one text each; an open binary file works.
+            media_type: one of `contracts.probe_sets.MEDIA_TYPES`: JSON objects with `text`, or
+                plain text.
+
+        Returns:
+            The new set. A wrong text refuses all of them; the `ApiError` names its line.
+        """
+        path = f"/federations/{federation_id}/probe-set"
+        return self._transport.put_bytes(path, ProbeSet, lines, media_type)
+
+    def download_probe_set(self, federation_id: UUID) -> bytes:
+        """The uploaded probe texts of a federation as JSON lines; refused if it has none."""
+        with self._transport.stream(f"/federations/{federation_id}/probe-set/content") as chunks:
+            return b"".join(chunks)
+
+    def remove_probe_set(self, federation_id: UUID) -> None:
+        """Go back to the built-in probe texts, for runs that are made from now on."""
+        self._transport.call("DELETE", f"/federations/{federation_id}/probe-set")
 
     def create_run(self, federation_id: UUID, run: RunCreate) -> Run:
         """Prepare a run; it begins with `ApiClient.runs.start`."""

@@ -33,6 +33,7 @@ from backend.auth.secrets import hash_secret
 from backend.base_models.folders import read_folder
 from backend.contracts.archives import ImportedFederation
 from backend.contracts.enums import Execution, Role, RunStatus
+from backend.contracts.probe_sets import JSON_LINES, ProbeSetError, parse_probe_set
 from backend.db.base import Base
 from backend.db.models import EnrolmentKey, Federation, Run, User
 from backend.db.session import SessionFactory
@@ -89,6 +90,7 @@ def import_archive(
         BlobStoreUnavailableError: the store failed; trying again is harmless.
     """
     with open_archive(file) as archive:
+        _require_probe_sets(archive)
         blobs = _store_blobs(store, archive)
         with session_factory() as session:
             work = _Import(session, archive, settings, owner_id, _ids(session, archive), blobs)
@@ -132,6 +134,21 @@ def _store_blobs(store: BlobStore, archive: Archive) -> dict[str, BlobRef]:
         with archive.open_blob(sha256) as content:
             refs[sha256] = store.put(content, media_type)
     return refs
+
+
+def _require_probe_sets(archive: Archive) -> None:
+    """Passes when what rows call probe texts can be read as such."""
+    named = {
+        row.get("probe_set_sha256")
+        for table in ("federations", "runs")
+        for _, row in archive.rows(table)
+    }
+    for sha256 in sorted(set(archive.blobs()) & named):
+        with archive.open_blob(sha256) as content:
+            try:
+                parse_probe_set(content, JSON_LINES)
+            except ProbeSetError as error:
+                raise ArchiveError(f"The probe set {sha256} of the archive: {error}") from error
 
 
 def _ids(session: Session, archive: Archive) -> Ids:

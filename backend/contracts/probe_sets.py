@@ -62,7 +62,7 @@ class ProbeSetError(ValueError):
         self.line = line
         self.value = None if text is None else repr(text[:60])[1:-1]
         where = "" if line is None else f"Line {line}: "
-        super().__init__(where + ("" if text is None else f"{self.value!r} ") + problem)
+        super().__init__(where + ("" if text is None else f"'{self.value}' ") + problem)
 
 
 def parse_probe_set(lines: Iterable[bytes], media_type: str) -> list[str]:
@@ -134,11 +134,11 @@ def _from_json(number: int, line: str) -> str:
             'is not valid JSON. Write {"text": "..."} on each line, or send one text per line as '
             f"{PLAIN_TEXT}.",
             line=number,
-            text=line,
+            text=line.strip(),
         ) from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise ProbeSetError('has no text. Write {"text": "..."}.', line=number, text=line)
+        raise ProbeSetError('has no text. Write {"text": "..."}.', line=number, text=line.strip())
     return text
 
 

@@ -91,13 +91,16 @@ class Bookkeeping:
         return types.ServerState({}, meta), types.AggregationReport(len(came))
 
 
-def describe(clients: list[Client], global_rank: int) -> types.FederationSpec:
+def describe(
+    clients: list[Client], global_rank: int, probes: tuple[str, ...]
+) -> types.FederationSpec:
     shape = Architecture(family="llama", num_layers=1, hidden_size=8)
     specs = [
         types.ClientSpec(str(client.id), client.name, shape, {}, 4, 8.0, 8, TaskKind.FILL_IN)
         for client in clients
     ]
-    return types.FederationSpec(global_rank, tuple(sorted(specs, key=lambda s: s.client_id)))
+    ordered = tuple(sorted(specs, key=lambda s: s.client_id))
+    return types.FederationSpec(global_rank, ordered, probes)
 
 
 @pytest.fixture
