@@ -23,6 +23,7 @@ from dashboard.components.formatting import ago_text, escape, moment_text
 from dashboard.components.labels import queue_text, round_text, run_title
 from dashboard.components.live_history import mean
 from dashboard.components.people import people_section
+from dashboard.components.probe_set import probe_set_section
 from dashboard.components.run_badge import run_badge
 from dashboard.components.run_start import start_runs
 from dashboard.components.server_clock import now
@@ -65,6 +66,7 @@ def main() -> None:
     st.subheader("Members")
     client_table(federation.clients)
     people_section(api, federation)
+    probe_set_section(api, federation)
     signatures_demand(api, federation)
     if session.may_operate():
         traffic_quotas(api.federations.usage(federation.id))

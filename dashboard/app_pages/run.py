@@ -23,6 +23,7 @@ from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import measured_section
 from dashboard.components.mixing import mixing_section
 from dashboard.components.privacy_view import privacy_section
+from dashboard.components.probe_set import run_probe_text
 from dashboard.components.refusals import refusal_control, refusal_notes
 from dashboard.components.run_past import may_resume, past_text
 
@@ -90,6 +91,8 @@ def _controls(api: ApiClient, history: LiveHistory, federation: FederationDetail
             st.json(run.strategy.model_dump(mode="json"))
             st.markdown("**Local training**")
             st.json(run.training.model_dump(mode="json"))
+            st.markdown("**Probe set**")
+            st.markdown(run_probe_text(run.probe_set_sha256))
             st.markdown("**Privacy**")
             st.json(run.privacy.model_dump(mode="json"))
             st.markdown("**Hostile clients**")

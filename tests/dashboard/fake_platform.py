@@ -62,6 +62,7 @@ from backend.contracts.strategies import StrategyInfo, describe_strategies
 from backend.contracts.users import Session, SignIn, User, UserCreate
 from tests.dashboard.fake_accounts import CODE, Accounts, add_account_routes
 from tests.dashboard.fake_comparisons import add_comparison_routes
+from tests.dashboard.fake_probe_sets import add_probe_set_routes
 from tests.dashboard.fake_storage import FakeStorage, add_storage_routes
 from tests.dashboard.fake_trust import add_trust_routes
 
@@ -107,6 +108,7 @@ class FakePlatform:
         self.events: dict[UUID, list[Event]] = {}
         self.adapters: dict[UUID, list[Adapter]] = {}
         self.uploads: dict[UUID, bytes] = {}
+        self.probe_sets: dict[UUID, list[str]] = {}
         self.refusals: list[Refusal] = []
         self.usage: list[QuotaUse] = []
         self.signing_keys: dict[UUID, list[SigningKey]] = {}
@@ -351,6 +353,7 @@ def make_app(platform: FakePlatform) -> FastAPI:
     add_trust_routes(app, platform, guarded, route, find)
     add_account_routes(app, platform, guarded, route, RefusalError)
     add_storage_routes(app, platform, guarded, route, find)
+    add_probe_set_routes(app, platform, guarded, route)
     return app
 
 
