@@ -94,7 +94,7 @@ def settle_round(session: Session, run_id: UUID, lost: LostClient | None = None)
         drop_open_updates(session, run_id, f"{_name(round_)} closed without it")
         next_step(session, round_, secure, policy)
         return []  # the sum is closed until enough clients tell their shares
-    if policy.stragglers == "drop":
+    if policy.stragglers == "drop" or round_.kind is RoundKind.GAUGE:
         drop_open_updates(session, run_id, f"{_name(round_)} closed without it")
     return [CloseRound(round_id=round_.id)]
 
@@ -337,6 +337,8 @@ def _quorum(session: Session, round_: Round) -> int:
 def _name(round_: Round) -> str:
     if round_.kind is RoundKind.DELIVER:
         return "the delivery"
+    if round_.kind is RoundKind.GAUGE:
+        return "the agreement on codes"
     return f"round {round_.round_number}"
 
 
@@ -344,7 +346,8 @@ def _goes_ahead(round_: Round, policy: RoundPolicy, tally: _Tally) -> bool:
     """True where enough are in, whoever is still at work."""
     if round_.kind is RoundKind.DELIVER:
         return False
-    if policy.buffer_size is not None and tally.arrived >= policy.buffer_size:
+    buffer_size = policy.buffer_size if round_.kind is RoundKind.TRAIN else None
+    if buffer_size is not None and tally.arrived >= buffer_size:
         return True
     return round_.is_overdue and policy.stragglers != "wait"
 

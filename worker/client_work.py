@@ -35,8 +35,11 @@ from worker.specs import describe_client
 _DATASET: TypeAdapter[BuiltinDataset | UploadedDataset] = TypeAdapter(DatasetRef)
 
 
-def strategy_of(run: Run) -> Strategy:
+def strategy_of(run: Run, kind: RoundKind) -> Strategy:
     """The run's strategy, with noise and robust aggregation where its settings ask for it.
+
+    Robust rules are for what training changes, and do not apply in the round before the first: what
+    is sent there is bounded by itself.
 
     The noise of a managed client comes from the worker's secure source. An attempt that got lost
     may leave a blob with other noise, which nobody but the operator could find, who has the data.
@@ -44,6 +47,8 @@ def strategy_of(run: Run) -> Strategy:
     params = PARAMS.validate_python(run.strategy)
     noise = PrivacySettings.model_validate(run.privacy).differential_privacy
     strategy = with_noise(build_strategy(params), params, noise, unpredictable_key)
+    if kind is RoundKind.GAUGE:
+        return strategy
     return with_robustness(strategy, params, Robustness.model_validate(run.robustness))
 
 
@@ -102,9 +107,10 @@ def load_work(
         image_folder=open_pictures(dataset, open_blob),
     )
     private = artifacts.load_private(platform, private_sha256) if private_sha256 else None
+    plan = artifacts.load_plan(platform, plan_sha256)
     return Work(
-        strategy=strategy_of(run),
-        plan=artifacts.load_plan(platform, plan_sha256),
+        strategy=strategy_of(run, plan.kind),
+        plan=plan,
         client=types.LocalClient(
             spec=describe_client(row),
             model=model,

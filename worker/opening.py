@@ -7,7 +7,9 @@ from uuid import UUID
 
 from backend.barrier import refusal_sentence
 from backend.contracts.enums import RoundKind
+from backend.contracts.h2tune_defaults import exchanges_codes
 from backend.contracts.round_policy import RoundPolicy
+from backend.contracts.strategies import PARAMS
 from backend.db.models import Client, Refusal, Run
 from worker.federated.errors import FederatedError
 from worker.federated.participation import draw_clients
@@ -26,7 +28,13 @@ class Opening:
 
     def sentence(self) -> str:
         """For the run page."""
-        what = "Delivery" if self.kind is RoundKind.DELIVER else f"Round {self.number}"
+        match self.kind:
+            case RoundKind.GAUGE:
+                what = "Agreement on common codes"
+            case RoundKind.TRAIN:
+                what = f"Round {self.number}"
+            case RoundKind.DELIVER:
+                what = "Delivery"
         some = len(self.clients)
         among = "" if some == self.num_members else f" of {self.num_members}"
         return f"{what} opened for {some}{among} clients."
@@ -43,6 +51,11 @@ def plan_opening(
     number = run.round_number + 1
     policy = RoundPolicy.model_validate(run.round_policy)
     members = _willing(policy, clients, refusals)
+    seconds = policy.deadline_seconds
+    deadline = None if seconds is None else timedelta(seconds=seconds)
+    if _comes_before_training(run, clients):
+        quorum = policy.quorum(len(members))
+        return Opening(0, RoundKind.GAUGE, members, len(members), quorum, deadline)
     busy = busy.intersection(client.id for client in members)
     if number > (run.stopped_after or run.num_rounds):
         quorum = policy.quorum(len(members))
@@ -50,15 +63,20 @@ def plan_opening(
     num_at_work = policy.num_participants(len(members))
     free = {str(client.id): client for client in members if client.id not in busy}
     drawn = draw_clients(free, max(0, num_at_work - len(busy)), run.seed, number)
-    seconds = policy.deadline_seconds
     return Opening(
         number=number,
         kind=RoundKind.TRAIN,
         clients=[free[client_id] for client_id in drawn],
         num_members=len(members),
         quorum=policy.quorum(num_at_work),
-        deadline=None if seconds is None else timedelta(seconds=seconds),
+        deadline=deadline,
     )
+
+
+def _comes_before_training(run: Run, clients: Sequence[Client]) -> bool:
+    """Whether the models still have to agree on codes: the run has no state yet."""
+    params = PARAMS.validate_python(run.strategy)
+    return run.state_sha256 is None and exchanges_codes(params, [c.task for c in clients])
 
 
 def _willing(

@@ -97,8 +97,9 @@ class _RunGuard:
 def open_round(platform: Platform, run_id: UUID) -> None:
     """Opens a run's next round: plans as blobs, one update per client, jobs for managed ones.
 
-    After the last training round it opens the deliver round, in which every client loads the
-    final shared state, is evaluated and exports its adapter. Does nothing while a round is open.
+    Where clients' models agree on codes of public texts first, that is round 0. After the last
+    training round it opens the deliver round, in which every client loads the final shared state,
+    is evaluated and exports its adapter. Does nothing while a round is open.
     """
     with platform.session_factory() as session:
         run = session.get_one(Run, run_id)
@@ -124,7 +125,7 @@ def open_round(platform: Platform, run_id: UUID) -> None:
 
 
 def _open(platform: Platform, run: Run, opening: Opening, federation: types.FederationSpec) -> None:
-    strategy = secured(platform, run, strategy_of(run))
+    strategy = secured(platform, run, strategy_of(run, opening.kind))
     if run.state_sha256 is None:
         refusals = strategy.check(federation)
         if refusals:
@@ -144,7 +145,8 @@ def _open(platform: Platform, run: Run, opening: Opening, federation: types.Fede
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
         may_go_on = current.status in {RunStatus.QUEUED, RunStatus.RUNNING}
-        if current.round_number != run.round_number or not may_go_on:
+        moved = (current.round_number, current.state_sha256) != (run.round_number, run.state_sha256)
+        if moved or not may_go_on:
             return  # somebody else opened it, or the run has ended or is paused
         refusing = {refusal.client_id for refusal in refusals_of(session, run.id)}
         if refusing.intersection(client.id for client in opening.clients):
@@ -252,7 +254,7 @@ def _aggregate(
 ) -> None:
     if run.state_sha256 is None:
         raise RetryableJobError(f"run {run.id} has no state yet")
-    strategy = secured(platform, run, strategy_of(run))
+    strategy = secured(platform, run, strategy_of(run, round_.kind))
     state = artifacts.load_state(platform, run.state_sha256)
     exponent = RoundPolicy.model_validate(run.round_policy).staleness_exponent
     updates = RoundUpdates(platform, round_, federation, exponent)
@@ -267,7 +269,8 @@ def _aggregate(
     stale = [age for age in updates.staleness.values() if age > 0]
     if stale:
         values |= {"stale_updates": float(len(stale)), "largest_staleness": float(max(stale))}
-    scores = round_scores(run, state, federation, updates, report)
+    is_training = round_.kind is RoundKind.TRAIN
+    scores = round_scores(run, state, federation, updates, report) if is_training else {}
     with platform.session_factory() as session:
         current = lock_run(session, run.id)
         if not change_round(session, round_.id, RoundStatus.CLOSED, report=values):
@@ -279,12 +282,19 @@ def _aggregate(
             session,
             run.id,
             EventKind.ROUND_AGGREGATED,
-            f"Round {round_.round_number}: {report.num_clients} updates aggregated.",
+            _aggregated_text(round_, report.num_clients),
             round_number=round_.round_number,
             report=values,
         )
-        stop_if_learned_enough(session, current)
+        if is_training:
+            stop_if_learned_enough(session, current)
         commit_and_enqueue(session, OpenRound(run_id=run.id))
+
+
+def _aggregated_text(round_: Round, num_clients: int) -> str:
+    if round_.kind is RoundKind.GAUGE:
+        return f"The models of {num_clients} clients agreed on common codes."
+    return f"Round {round_.round_number}: {num_clients} updates aggregated."
 
 
 def _refuse(

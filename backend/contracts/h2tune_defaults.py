@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from backend.contracts.enums import TaskKind
+from backend.contracts.params.base import StrategyParams
 from backend.contracts.params.h2tune import H2TuneParams
 
 Gauge = Literal["none", "orthonormal", "shared_seed", "probe"]
@@ -24,6 +25,13 @@ def gauge_for(params: H2TuneParams, tasks: Iterable[TaskKind]) -> Gauge:
     if params.gauge != "auto":
         return params.gauge
     return "probe" if CHOOSING.issuperset(tasks) else "none"
+
+
+def exchanges_codes(params: StrategyParams, tasks: Iterable[TaskKind]) -> bool:
+    """Whether clients meet once before round 1, to find the codes that their models agree on."""
+    if not isinstance(params, H2TuneParams) or params.codes != "exchange":
+        return False
+    return gauge_for(params, tasks) == "probe"
 
 
 def settled(params: H2TuneParams, gauge: Gauge) -> H2TuneParams:

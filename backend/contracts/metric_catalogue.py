@@ -202,6 +202,12 @@ _REPORT = (
         better=True,
     ),
     _info(
+        "agreement_explained",
+        Unit.SHARE,
+        "Of what the clients' models say alike about the probe texts, what the common codes hold.",
+        better=True,
+    ),
+    _info(
         "conflict_rate",
         Unit.SHARE,
         "Changes that point against the common direction.",

@@ -114,7 +114,8 @@ class Agent:
     def _agreed(self, work: Work, attempt: LeasedAttempt) -> SecureParty | None:
         """With secure aggregation: this client's part in it, once keys and shares are exchanged."""
         if work.secure is None:
-            if work.privacy.secure_aggregation is not None and work.kind is RoundKind.TRAIN:
+            hides = work.privacy.secure_aggregation is not None
+            if hides and work.kind is not RoundKind.DELIVER:
                 raise MaskingError(
                     "This run hides updates, but this round does not: start a new run."
                 )

@@ -14,12 +14,13 @@ the middle matrices of different models adds the same things.
 | R | | number of codes, the federation's global rank |
 | G | (n, R) | common codes of the units, columns orthogonal with variance 1 |
 
-Codes come from `exchange_codes` (all clients' scores meet: generalised CCA in its MAX-VAR form,
-Kettenring 1971) or from `reference_codes` (principal components of one public model: nothing is
-exchanged, and who joins late gets the same gauge).
+Codes come from what all clients' models say about the units (generalised CCA in its MAX-VAR form,
+Kettenring 1971), or from `reference_codes` (principal components of one public model: nothing is
+exchanged, and who joins late gets the same gauge). The first need no more of the clients than the
+sum of their `agreement` matrices, so that they may be added up behind masks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,9 @@ Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]
 
 SCORES_PER_LINEAR = 48
 """k: enough for R up to 32; beyond it mostly noise of the single model enters."""
+
+_NOISE = 1e-6
+"""Eigenvalues below this share of the largest are rounding of sums that travelled in fp32."""
 
 RIDGE = 0.1
 """Of the regression onto codes, in mean variances of the input: probes are few and correlated."""
@@ -114,15 +118,31 @@ def probe_scores(activations: torch.Tensor, num_scores: int = SCORES_PER_LINEAR)
     return scores
 
 
-def exchange_codes(scores: Sequence[torch.Tensor], num_codes: int) -> torch.Tensor:
-    """Codes that all given score matrices agree on most (generalised CCA, MAX-VAR).
+def agreement(scores: Iterable[torch.Tensor]) -> torch.Tensor:
+    """What some layers say about the units, sum_j U_j U_j^T: which units they take to be alike.
 
-    The left singular vectors of the scores side by side, times sqrt(n). Neither the order of the
-    matrices nor a rotation of any of them changes the codes; each sign is fixed by making the entry
-    of largest size positive.
+    Each term projects onto the span of one layer's scores, so a rotation of its hidden space
+    changes nothing, and the largest eigenvalue is at most the number of layers.
 
     Args:
-        scores: (n, k_i) each with orthonormal columns, from all clients and layers.
+        scores: U_j, (n, k_j) each with orthonormal columns, at least one.
+
+    Returns:
+        (n, n) fp64, symmetric, no eigenvalue below 0.
+    """
+    stacked = torch.cat([score.double() for score in scores], dim=1)
+    return stacked @ stacked.T
+
+
+def agreed_codes(total: torch.Tensor, num_codes: int) -> torch.Tensor:
+    """Codes that all models together agree on most (generalised CCA, MAX-VAR).
+
+    The first eigenvectors of the sum of projections, times sqrt(n). They are the left singular
+    vectors of all scores side by side; neither the order of clients nor a rotation of any of them
+    changes them. Each sign is fixed by making the entry of largest size positive.
+
+    Args:
+        total: (n, n), a sum of `agreement` matrices in any positive proportion.
         num_codes: R.
 
     Returns:
@@ -131,10 +151,9 @@ def exchange_codes(scores: Sequence[torch.Tensor], num_codes: int) -> torch.Tens
     Raises:
         InvalidConfigError: the probes are too few for so many codes.
     """
-    stacked = torch.cat([score.double() for score in scores], dim=1)
-    left, values, _ = torch.linalg.svd(stacked, full_matrices=False)
-    _require_codes(int((values > 1e-6 * values[0]).sum()), num_codes)
-    return _standardised(left[:, :num_codes])
+    values, vectors = torch.linalg.eigh(total.double())  # ascending
+    _require_codes(int((values > _NOISE * values[-1]).sum()), num_codes)
+    return _standardised(vectors.flip(1)[:, :num_codes])
 
 
 def reference_codes(embeddings: torch.Tensor, num_codes: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ Tokenizers cut texts differently, so activations of different models are compare
 per word: a word's unit is its last token, where a causal model has read all of it.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,22 @@ class ProbeBatch:
 
     inputs: Mapping[str, torch.Tensor]  # of the model's forward, such as `input_ids`
     pooling: torch.Tensor  # (units, batch * length) fp32, rows sum to 1
+
+
+def pack_texts(texts: Sequence[str]) -> torch.Tensor:
+    """Probe texts as a tensor, so that they travel with a plan and count as what they weigh.
+
+    Returns:
+        uint8 (bytes,): a JSON list in UTF-8.
+    """
+    text = json.dumps(list(texts), ensure_ascii=False, separators=(",", ":"))
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def unpack_texts(packed: torch.Tensor) -> list[str]:
+    """Inverse of `pack_texts`."""
+    texts: list[str] = json.loads(bytes(packed.tolist()))
+    return texts
 
 
 def probe_batches(

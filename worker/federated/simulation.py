@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.contracts.h2tune_defaults import exchanges_codes
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings, privacy_refusals
 from backend.contracts.robustness import TRUSTING, Robustness, robustness_refusals
 from backend.contracts.round_policy import EVERYBODY, RoundPolicy, policy_refusals
@@ -111,10 +112,11 @@ class SimulatedRound:
 class SimulationResult:
     """All rounds, the final state, and what was delivered."""
 
-    rounds: Sequence[SimulatedRound]
+    rounds: Sequence[SimulatedRound]  # of training
     delivered: Mapping[str, Metrics]  # by client id; empty without an output folder
     state: ServerState
     private: Mapping[str, Tensors]  # by client id
+    gauge: SimulatedRound | None = None  # before round 1, where models agree on codes first
 
 
 def simulate(
@@ -131,6 +133,7 @@ def simulate(
     robustness: Robustness = TRUSTING,
     round_policy: RoundPolicy = EVERYBODY,
     delays: Delays = on_time,
+    probes: Sequence[str] = (),
 ) -> SimulationResult:
     """Runs a federation from the first round to delivered adapters.
 
@@ -148,6 +151,7 @@ def simulate(
         round_policy: how many clients are at work in a round, and its buffer. There is no clock
             here and nobody fails, so quorum and deadline have no effect.
         delays: in which order updates come, for rounds with a buffer.
+        probes: public texts for gauges; empty: made for the kinds of tasks.
 
     Raises:
         InvalidConfigError: no round, or the strategy refuses a client, the protection or the
@@ -163,15 +167,20 @@ def simulate(
     }
     if impossible:
         raise InvalidConfigError(" ".join(impossible.values()))
-    strategy = with_robustness(_protected(params, privacy, dropouts), params, robustness)
+    protected = _protected(params, privacy, dropouts)
+    strategy = with_robustness(protected, params, robustness)
     ordered = sorted(clients, key=lambda client: client.client_id)
     members = [_Member(client, client.spec(), training) for client in ordered]
-    federation = FederationSpec(global_rank, tuple(member.spec for member in members))
+    specs = tuple(member.spec for member in members)
+    federation = FederationSpec(global_rank, specs, tuple(probes))
     refusals = strategy.check(federation)
     if refusals:
         raise InvalidConfigError(" ".join(refusal.reason for refusal in refusals))
     server = _Server(strategy, params, federation, privacy, robustness)
     state = strategy.init_state(federation, seed)
+    gauge = None
+    if exchanges_codes(params, [spec.task for spec in federation.clients]):
+        state, gauge = _agree_on_codes(protected, federation, state, members)
     rounds = []
     by_id = {member.client_id: member for member in members}
     arrivals = Arrivals(round_policy, list(by_id), seed, delays)
@@ -191,7 +200,21 @@ def simulate(
             plan, folder = plans[member.client_id], output / member.client_id
             delivered[member.client_id] = member.deliver(strategy, plan, folder)
     private = {m.client_id: decode_private(m.kept) for m in members if m.kept is not None}
-    return SimulationResult(rounds, delivered, state, private)
+    return SimulationResult(rounds, delivered, state, private, gauge)
+
+
+def _agree_on_codes(
+    strategy: Strategy,
+    federation: FederationSpec,
+    state: ServerState,
+    members: "Sequence[_Member]",
+) -> tuple[ServerState, SimulatedRound]:
+    """The round before the first; robust rules have no part in it."""
+    plans = strategy.configure_round(state, federation, 0, deliver=False)
+    updates = [member.read_probes(strategy, plans[member.client_id]) for member in members]
+    next_state, report = strategy.aggregate(state, federation, updates)
+    metrics = {update.client_id: update.metrics for update in updates}
+    return decode_state(encode_state(next_state)), SimulatedRound(metrics, report)
 
 
 def _protected(params: Params, privacy: PrivacySettings, dropouts: Dropouts) -> Strategy:
@@ -259,6 +282,11 @@ class _Member:
         self.kept = encode_private(update.private)
         sent = self._client.tamper(plan, update)
         return decode_update(encode_update(sent))
+
+    def read_probes(self, strategy: Strategy, plan: ClientPlan) -> ClientUpdate:
+        """What its base model makes of the probe texts; it keeps nothing of that."""
+        update = strategy.train_client(_over_the_wire(plan), self._at_work())
+        return decode_update(encode_update(update))
 
     def deliver(self, strategy: Strategy, plan: ClientPlan, folder: Path) -> Metrics:
         """Writes the final adapter and measures it."""

@@ -54,7 +54,7 @@ class _StateHeader(_Header):
 
 class _PlanHeader(_Header):
     client_id: str
-    round_number: int = Field(ge=1)
+    round_number: int = Field(ge=0)
     kind: RoundKind
     seed: int
     global_rank: int = Field(ge=1)
@@ -64,7 +64,7 @@ class _PlanHeader(_Header):
 
 class _UpdateHeader(_Header):
     client_id: str
-    round_number: int = Field(ge=1)
+    round_number: int = Field(ge=0)
     num_examples: int = Field(ge=0)
     metrics: dict[MetricName, float]
 

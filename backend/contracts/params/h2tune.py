@@ -167,6 +167,14 @@ class H2TuneParams(StrategyParams):
         "for all clients, by module role. probe: factors fitted to codes of public texts, so that "
         "an index means the same in every model; the shared matrices start at zero.",
     )
+    codes: Literal["reference", "exchange"] = Field(
+        "reference",
+        title="Source of the codes",
+        description="Gauge probe. reference: one public model reads the probe texts, and each "
+        "client computes its factors alone; nothing is exchanged. exchange: before round 1 every "
+        "client's model reads the probe texts, and the codes are what all models agree on; each "
+        "client sends once which of the texts its model takes to be alike.",
+    )
     code_selection: Literal["leading", "gradient"] = Field(
         "leading",
         title="Codes of smaller ranks",

@@ -1,5 +1,6 @@
 """The probe gauge: codes mean the same in models that have nothing else in common."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,8 @@ from tests.worker.federated.tiny import IMAGE_FAMILIES, MODELS, make_inputs, mak
 from worker.federated.errors import InvalidConfigError
 from worker.federated.gauge import (
     Activations,
-    exchange_codes,
+    agreed_codes,
+    agreement,
     gauged_factors,
     probe_scores,
     record,
@@ -28,6 +30,11 @@ def rotation(width: int, seed: int = 1) -> torch.Tensor:
     return torch.linalg.qr(draw(width, width, seed=seed)).Q
 
 
+def joint_codes(scores: list[torch.Tensor], num_codes: int) -> torch.Tensor:
+    """As a server finds them, that gets one sum from each model."""
+    return agreed_codes(sum((agreement([score]) for score in scores), torch.zeros(())), num_codes)
+
+
 def views(meaning: torch.Tensor, *widths: int) -> list[torch.Tensor]:
     """What models of different widths make of the same units: rotated meaning, offset, noise."""
     return [
@@ -41,7 +48,7 @@ def views(meaning: torch.Tensor, *widths: int) -> list[torch.Tensor]:
 def test_codes_are_what_the_models_share() -> None:
     meaning = draw(UNITS, CODES)
     scores = [probe_scores(view, 6) for view in views(meaning, 12, 20, 16)]
-    codes = exchange_codes(scores, CODES)
+    codes = joint_codes(scores, CODES)
     centred = meaning - meaning.mean(dim=0)
     projector = torch.linalg.qr(codes).Q
     assert torch.allclose(projector @ (projector.T @ centred), centred, atol=0.15)
@@ -50,8 +57,17 @@ def test_codes_are_what_the_models_share() -> None:
     assert shared_variance(codes, unrelated) < 0.3
 
 
+def test_codes_are_the_left_singular_vectors_of_all_scores_side_by_side() -> None:
+    scores = [probe_scores(view, 6) for view in views(draw(UNITS, CODES), 12, 20, 16)]
+    left, values, _ = np.linalg.svd(np.concatenate([s.double().numpy() for s in scores], axis=1))
+    assert values[CODES - 1] - values[CODES] > 0.1  # so that the first ones are well determined
+    found = joint_codes(scores, CODES).double().numpy() / UNITS**0.5
+    cosines = np.abs(np.einsum("nc,nc->c", left[:, :CODES], found))
+    assert cosines == pytest.approx(1.0, abs=1e-5)
+
+
 def test_codes_are_standardised() -> None:
-    codes = exchange_codes([probe_scores(v, 6) for v in views(draw(UNITS, CODES), 12, 20)], CODES)
+    codes = joint_codes([probe_scores(v, 6) for v in views(draw(UNITS, CODES), 12, 20)], CODES)
     assert torch.allclose(codes.mean(dim=0), torch.zeros(CODES), atol=1e-5)
     assert torch.allclose(codes.T @ codes / UNITS, torch.eye(CODES), atol=1e-5)
 
@@ -59,8 +75,8 @@ def test_codes_are_standardised() -> None:
 def test_a_rotation_of_a_hidden_space_changes_no_code_and_turns_the_factors_along() -> None:
     first, second = views(draw(UNITS, CODES), 12, 20)
     turn = rotation(12)
-    plain = exchange_codes([probe_scores(first, 6), probe_scores(second, 6)], CODES)
-    turned = exchange_codes([probe_scores(first @ turn, 6), probe_scores(second, 6)], CODES)
+    plain = joint_codes([probe_scores(first, 6), probe_scores(second, 6)], CODES)
+    turned = joint_codes([probe_scores(first @ turn, 6), probe_scores(second, 6)], CODES)
     assert torch.allclose(plain, turned, atol=1e-2)  # neighbouring codes are hard to tell apart
 
     before = gauged_factors(Activations(first, second), plain, plain)
@@ -71,9 +87,7 @@ def test_a_rotation_of_a_hidden_space_changes_no_code_and_turns_the_factors_alon
 
 def test_the_order_of_clients_does_not_matter() -> None:
     scores = [probe_scores(view, 6) for view in views(draw(UNITS, CODES), 12, 20, 16)]
-    assert torch.allclose(
-        exchange_codes(scores, CODES), exchange_codes(scores[::-1], CODES), atol=1e-4
-    )
+    assert torch.allclose(joint_codes(scores, CODES), joint_codes(scores[::-1], CODES), atol=1e-4)
 
 
 def test_factors_read_and_write_the_codes() -> None:
@@ -99,7 +113,7 @@ def test_too_few_probes_are_refused() -> None:
     with pytest.raises(InvalidConfigError, match="global_rank is 8"):
         reference_codes(draw(5, 30), 8)
     with pytest.raises(InvalidConfigError, match="add probe texts"):
-        exchange_codes([probe_scores(draw(5, 30), 4)], 8)
+        joint_codes([probe_scores(draw(5, 30), 4)], 8)
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -138,7 +138,7 @@ def test_too_many_bytes_are_refused_before_they_are_read() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"round_number": 0}, "round_number"),
+        ({"round_number": -1}, "round_number"),
         ({"num_examples": "many"}, "num_examples"),
         ({"metrics": {"speed": 1.0}}, "metrics"),
         ({"extra": 1}, "extra"),

@@ -9,7 +9,8 @@ from worker.federated.experiments.config import Setting
 from worker.federated.gauge import (
     SCORES_PER_LINEAR,
     Activations,
-    exchange_codes,
+    agreed_codes,
+    agreement,
     gauged_factors,
     record,
     reference_codes,
@@ -67,7 +68,10 @@ def _codes(
         for side, matrices in by_model[id(client.model)].items():
             scores.setdefault(side, []).extend(matrices)
     if source == "exchange":
-        return {side: exchange_codes(s, setting.global_rank) for side, s in scores.items()}
+        return {
+            side: agreed_codes(agreement(matrices), setting.global_rank)
+            for side, matrices in scores.items()
+        }
     reference = clients[0]
     last = adapted_modules(reference.model)[-1].name
     outputs = seen[id(reference.model)][last].outputs

@@ -9,7 +9,8 @@ distribution of all that it sends in a run changes by at most (epsilon, delta), 
 sees it, the server included. `backend.contracts.privacy_accounting` says how large epsilon is.
 
 What leaves the client besides the noised tensors does not depend on its data: shapes, masks and
-alignments that no data have touched, the registered number of examples, times and sizes. Measured
+alignments that no data have touched, what its base model makes of public probe texts before round
+1, the registered number of examples, times and sizes. Measured
 accuracies and losses do depend on them; they stay with the client unless the run publishes them.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from backend.contracts.enums import RoundKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.privacy import DifferentialPrivacy, PrivacySettings, privacy_refusals
 from backend.contracts.strategies import Params
@@ -110,10 +112,14 @@ class Private(Wrapped):
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         """The wrapped strategy's round; what it shares leaves clipped and noised.
 
+        In the round before the first the client's data play no part, and nothing is noised.
+
         Raises:
             InvalidConfigError: the strategy sends something that cannot be noised.
         """
         update = self.inner.train_client(plan, self._quiet(client))
+        if plan.kind is RoundKind.GAUGE:
+            return update
         received = references(self.params, plan, update.shared)
         secret = {name: update.shared[name] for name in received}
         released = release(secret, received, self.settings, self._make_key(plan))

@@ -53,9 +53,15 @@ from worker.federated.optimizer import Group
 from worker.federated.strategies.colora_client import ClientModel, module_specs
 from worker.federated.strategies.colora_groups import group_members, lora_mixture
 from worker.federated.strategies.colora_mixing import by_client, cosine, mixing_weights, mixture
-from worker.federated.strategies.h2tune_gauge import can_be_probed, federation_codes
+from worker.federated.strategies.h2tune_gauge import federation_codes
 from worker.federated.strategies.lora_client import lora_update, train_lora
 from worker.federated.strategies.lora_exchange import accepted, factor_specs, make_plans
+from worker.federated.strategies.probe_texts import (
+    can_be_probed,
+    gauge_of,
+    own_texts,
+    task_kinds,
+)
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
@@ -101,9 +107,8 @@ class CoLora:
         """Nothing learned yet; the codes of the public prompts, with the probe gauge."""
         if self.params.gauge != "probe":
             return ServerState({}, {"seed": seed, "probe_kinds": []})
-        kinds = sorted({client.task.value for client in federation.clients})
-        codes = {"codes": federation_codes(federation)}
-        return ServerState(codes, {"seed": seed, "probe_kinds": kinds})
+        codes = {**own_texts(federation), "codes": federation_codes(federation)}
+        return ServerState(codes, {"seed": seed, "probe_kinds": task_kinds(federation)})
 
     def configure_round(
         self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
@@ -118,7 +123,7 @@ class CoLora:
             mixed = mixture(modules, weights)
             own = {name: t for name, t in mixed.items() if name[2:] in client.modules}
             own |= below("lora", self._group_lora(state, client, groups[client.client_id]))
-            return own if client.client_id in modules else {**own, **take_codes(state)}
+            return own if client.client_id in modules else {**own, **gauge_of(state)}
 
         settings = {
             "probe_kinds": state.meta["probe_kinds"],
@@ -239,8 +244,3 @@ class CoLora:
         model = ClientModel(self.params, plan, client)
         model.load(plan, client)
         return model
-
-
-def take_codes(state: ServerState) -> Tensors:
-    """The codes of the public prompts, where the gauge needs them."""
-    return {name: tensor for name, tensor in state.tensors.items() if name == "codes"}

@@ -9,11 +9,10 @@ from backend.contracts.params.colora import CoLoraParams
 from worker.federated.client_round import take
 from worker.federated.errors import InvalidConfigError
 from worker.federated.gauge import Factors, gauged_factors, record
-from worker.federated.probes import probe_batches
 from worker.federated.roles import AdaptedModule
 from worker.federated.seeds import generator
-from worker.federated.strategies.h2tune_gauge import MAX_PROBE_TOKENS, public_prompts
 from worker.federated.strategies.lora_client import store_of
+from worker.federated.strategies.probe_texts import client_probes
 from worker.federated.types import ClientPlan, LocalClient
 from worker.federated.wire import TensorSpec, require_tensors
 
@@ -49,19 +48,12 @@ def _probed(
     plan: ClientPlan, client: LocalClient, modules: Sequence[AdaptedModule]
 ) -> dict[str, Factors]:
     """Factors that read and write the common codes of the public prompts."""
-    tokenizer = client.objective.tokenizer
-    if tokenizer is None or "codes" not in plan.tensors:
+    if "codes" not in plan.tensors:
         raise InvalidConfigError(
-            f"gauge is 'probe', but the model of client {plan.client_id!r} reads no text, or it "
-            "lost its store after the codes were sent: choose another gauge, or start a new run."
+            f"gauge is 'probe', but client {plan.client_id!r} lost its store after the codes were "
+            "sent: start a new run."
         )
-    batches = probe_batches(
-        tokenizer,
-        public_prompts(plan.settings["probe_kinds"]),
-        "text",
-        max_length=MAX_PROBE_TOKENS,
-    )
-    codes, seen = plan.tensors["codes"], record(client.model, batches)
+    codes, seen = plan.tensors["codes"], record(client.model, client_probes(plan, client))
     return {module.name: gauged_factors(seen[module.name], codes, codes) for module in modules}
 
 

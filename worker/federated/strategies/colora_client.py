@@ -41,6 +41,7 @@ from worker.federated.strategies.colora_received import (
     put_received,
 )
 from worker.federated.strategies.lora_client import LoraModel, load_lora, store_of
+from worker.federated.strategies.probe_texts import is_of_gauge
 from worker.federated.types import ClientPlan, ClientSpec, LocalClient, Tensors
 from worker.federated.wire import TensorSpec, require_tensors
 
@@ -158,8 +159,11 @@ class ClientModel:
 
     def _put_modules(self, plan: ClientPlan, client: LocalClient) -> None:
         """P' and q' of every role that the plan has."""
-        elsewhere = ("codes", "lora/") if self.received else ("codes",)
-        received = {n: t for n, t in plan.tensors.items() if not n.startswith(elsewhere)}
+        received = {
+            name: tensor
+            for name, tensor in plan.tensors.items()
+            if not (is_of_gauge(name) or (self.received and name.startswith("lora/")))
+        }
         expected = module_specs(self.params, client.spec, len(self.ends), plan.global_rank)
         present = {name: expected[name] for name in expected if name in received}
         require_tensors(received, present, f"the plan of client {plan.client_id!r}")

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import torch
 
 from backend.contracts.enums import RoundKind
-from backend.contracts.h2tune_defaults import Gauge, gauge_for, settled
+from backend.contracts.h2tune_defaults import Gauge, exchanges_codes, gauge_for, settled
 from backend.contracts.metrics import MetricName
 from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters import export_lora
@@ -57,7 +57,14 @@ from worker.federated.errors import InvalidConfigError
 from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
-from worker.federated.strategies.h2tune_gauge import can_be_probed, client_factors, federation_codes
+from worker.federated.strategies.h2tune_exchange import (
+    agree,
+    gauge_plans,
+    has_codes,
+    read_probes,
+    require_enough,
+)
+from worker.federated.strategies.h2tune_gauge import client_factors, federation_codes
 from worker.federated.strategies.h2tune_guard import (
     better,
     current_state,
@@ -67,6 +74,13 @@ from worker.federated.strategies.h2tune_guard import (
 from worker.federated.strategies.h2tune_relevance import RelevanceAggregation
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
+from worker.federated.strategies.probe_texts import (
+    can_be_probed,
+    federation_texts,
+    gauge_of,
+    own_texts,
+    task_kinds,
+)
 from worker.federated.training import train
 from worker.federated.types import (
     AggregationReport,
@@ -176,16 +190,25 @@ class H2Tune:
         )
         if not probed:
             return state
-        kinds = sorted({client.task.value for client in federation.clients})
+        codes: Tensors = {}
+        if self._exchanges(federation):
+            require_enough(len(federation_texts(federation)), rank)
+        else:
+            codes = {"codes": federation_codes(federation)}
         return ServerState(
-            tensors={**state.tensors, "codes": federation_codes(federation)},
-            meta={**state.meta, "probe_kinds": kinds},
+            tensors={**state.tensors, **own_texts(federation), **codes},
+            meta={**state.meta, "probe_kinds": task_kinds(federation)},
         )
 
     def configure_round(
         self, state: ServerState, federation: FederationSpec, round_number: int, *, deliver: bool
     ) -> dict[str, ClientPlan]:
-        """The slots for every client: only the entries it holds, once its mask is fixed."""
+        """The slots for every client: only the entries it holds, once its mask is fixed.
+
+        Before clients that exchange codes have agreed on them: the probe texts.
+        """
+        if self._exchanges(federation) and not has_codes(state):
+            return gauge_plans(state, federation, state.meta["probe_kinds"])
         plans = {}
         params = settled(self.params, self._gauge(federation))
         for client in federation.clients:
@@ -200,7 +223,7 @@ class H2Tune:
                 num_slots=federation.num_slots,
                 tensors={
                     **self._slots(state, federation, client, {} if learns_mask else masks),
-                    **({} if masks else self._codes(state)),
+                    **({} if masks else gauge_of(state)),
                 },
                 settings={
                     "probe_kinds": state.meta.get("probe_kinds", []),
@@ -213,7 +236,12 @@ class H2Tune:
         return plans
 
     def train_client(self, plan: ClientPlan, client: LocalClient) -> ClientUpdate:
-        """One round: load, measure, train the phases, measure, and cut out what is shared."""
+        """One round: load, measure, train the phases, measure, and cut out what is shared.
+
+        In the round before the first: what the base model makes of the probe texts.
+        """
+        if plan.kind is RoundKind.GAUGE:
+            return read_probes(plan, client)
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
             braid = self._load(plan, client)
@@ -289,8 +317,11 @@ class H2Tune:
     ) -> tuple[ServerState, AggregationReport]:
         """The next slots from the clients' matrices, weighted by their numbers of examples.
 
-        Refuses, with `InvalidUpdateError`, tensors that do not fit their sender.
+        Before there are codes: the codes, from what clients made of the probe texts. Refuses, with
+        `InvalidUpdateError`, tensors that do not fit their sender.
         """
+        if self._exchanges(federation) and not has_codes(state):
+            return agree(state, federation, updates, len(federation_texts(federation)))
         personal = self.params.aggregation == "relevance"
         kind = RelevanceAggregation if personal else Aggregation
         aggregation = kind(self.params, state, federation)
@@ -301,13 +332,13 @@ class H2Tune:
     def _gauge(self, federation: FederationSpec) -> Gauge:
         return gauge_for(self.params, (client.task for client in federation.clients))
 
+    def _exchanges(self, federation: FederationSpec) -> bool:
+        return exchanges_codes(self.params, (client.task for client in federation.clients))
+
     def _geometry(self, global_rank: int, client: ClientSpec) -> Geometry:
         return make_geometry(
             self.params.layout, client.lora_rank, global_rank, self.params.sparsity
         )
-
-    def _codes(self, state: ServerState) -> Tensors:
-        return {"codes": state.tensors["codes"]} if "codes" in state.tensors else {}
 
     def _slots(
         self, state: ServerState, federation: FederationSpec, client: ClientSpec, masks: Tensors

@@ -33,6 +33,7 @@ from worker.federated.client_round import below, body_of, snapshot, take
 from worker.federated.errors import InvalidUpdateError
 from worker.federated.seeds import derive_seed
 from worker.federated.strategies.h2tune_server import sends_changes
+from worker.federated.strategies.probe_texts import is_of_gauge
 from worker.federated.types import ClientPlan, LocalClient, Metrics, Tensors
 from worker.federated.wire import (
     TensorSpec,
@@ -150,8 +151,11 @@ class ClientModel:
         if masks:
             held_only = TensorSpec((stack.num_slots, geometry.num_kept))
             expected = {f"values/{role}": held_only for role in stack.roles}
-        others = {name for name in plan.tensors if name.startswith("mask/")} | {"codes"}
-        matrices = {name: t for name, t in plan.tensors.items() if name not in others}
+        matrices = {
+            name: tensor
+            for name, tensor in plan.tensors.items()
+            if not (name.startswith("mask/") or is_of_gauge(name))
+        }
         require_tensors(matrices, expected, origin)
         if masks and masks.keys() != set(stack.roles):
             raise InvalidUpdateError(

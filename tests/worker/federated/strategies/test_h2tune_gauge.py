@@ -14,7 +14,7 @@ from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.classification import HeadObjective, TextInputs
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.strategies.h2tune_gauge import NUM_PROBES, public_prompts
+from worker.federated.strategies.probe_texts import NUM_PROBES, public_prompts
 from worker.federated.types import FederationSpec, LocalClient
 
 PARAMS = H2TuneParams(

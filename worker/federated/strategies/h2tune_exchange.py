@@ -1,0 +1,211 @@
+"""The round before round 1, in which the clients' models agree on codes of public texts.
+
+Every client reads the n probe texts with its frozen base model. For each role k and side (input,
+output), with U_j the whitened scores of the texts in layer j, it sends
+
+    P_k = (1 / L*) sum_j U_j U_j^T    (n x n, symmetric, eigenvalues in [0, 1]),
+
+which says what texts its model takes to be alike. The codes are the first R eigenvectors of
+sum_i p_i P_ik with p_i client i's share of all examples: generalised CCA in its MAX-VAR form, which
+needs no more than a sum, so that it may be formed behind masks. Here a client's training rows play
+no part; what its model makes of public texts does (docs/security.md says what that reveals).
+
+Leaves the client: the upper triangle of P for each role and side, once. Bytes: 4 m n (n + 1) for m
+roles. What comes back are codes, 8 m n R bytes, with the client's first plan.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from backend.contracts.enums import RoundKind
+from backend.contracts.metrics import MetricName
+from worker.federated.client_round import Stopwatch, take, traffic
+from worker.federated.errors import InvalidConfigError, InvalidUpdateError
+from worker.federated.gauge import (
+    SCORES_PER_LINEAR,
+    agreed_codes,
+    agreement,
+    record,
+    scores_by_side,
+)
+from worker.federated.memory import peak_memory_bytes
+from worker.federated.strategies.probe_texts import client_probes
+from worker.federated.types import (
+    AggregationReport,
+    ClientPlan,
+    ClientSpec,
+    ClientUpdate,
+    FederationSpec,
+    LocalClient,
+    Progress,
+    ServerState,
+    Tensors,
+)
+from worker.federated.wire import TensorSpec, require_tensors
+
+GAUGE_ROUND = 0
+"""Its number: training begins with round 1."""
+
+_TOLERANCE = 1e-3
+"""On eigenvalues of what was sent: fp32 and fixed-point sums round."""
+
+
+def gauge_plans(
+    state: ServerState, federation: FederationSpec, probe_kinds: list[str]
+) -> dict[str, ClientPlan]:
+    """One plan per client: the texts to read, or the kinds of tasks from which to make them."""
+    return {
+        client.client_id: ClientPlan(
+            client_id=client.client_id,
+            round_number=GAUGE_ROUND,
+            kind=RoundKind.GAUGE,
+            seed=state.meta["seed"],
+            global_rank=federation.global_rank,
+            num_slots=federation.num_slots,
+            tensors={name: t for name, t in state.tensors.items() if name == "probes"},
+            settings={"probe_kinds": probe_kinds},
+        )
+        for client in federation.clients
+    }
+
+
+def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
+    """A client's part of the round; it keeps nothing of it.
+
+    Raises:
+        InvalidConfigError: its model reads no text, or a text is too long for it.
+    """
+    watch = Stopwatch()
+    client.on_progress(Progress("reading probes", 0, 1))
+    with watch.measure(MetricName.SECONDS_LOAD):
+        seen = record(client.model, client_probes(plan, client))
+        sides = scores_by_side(client.model, seen, SCORES_PER_LINEAR)
+        shared = {
+            f"agreement/{side}": _upper(agreement(scores) / plan.num_slots)
+            for side, scores in sides.items()
+        }
+    return ClientUpdate(
+        client_id=plan.client_id,
+        round_number=plan.round_number,
+        num_examples=len(client.data.train),
+        shared=shared,
+        private={},
+        metrics={
+            **watch.metrics,
+            **traffic(shared, plan),
+            MetricName.NUM_EXAMPLES: float(len(client.data.train)),
+            MetricName.PEAK_MEMORY_BYTES: float(peak_memory_bytes(client.model.device)),
+        },
+    )
+
+
+def agree(
+    state: ServerState,
+    federation: FederationSpec,
+    updates: Iterable[ClientUpdate],
+    num_probes: int,
+) -> tuple[ServerState, AggregationReport]:
+    """The state with `codes/<role>/<side>`, (n, R) fp32, for every role that somebody has.
+
+    Args:
+        state: before round 1.
+        federation: of the run.
+        updates: of `read_probes`; read once.
+        num_probes: n.
+
+    Raises:
+        InvalidUpdateError: an update comes from elsewhere or twice, is no sum of projections, or
+            there is none.
+        InvalidConfigError: the texts are too few for the global rank.
+    """
+    clients = {client.client_id: client for client in federation.clients}
+    totals: Tensors = {}
+    masses: dict[str, float] = {}
+    num_clients = 0
+    for update in updates:
+        client = clients.pop(update.client_id, None)
+        if client is None:
+            raise InvalidUpdateError(
+                f"The update of client {update.client_id!r} comes from outside the federation or "
+                "came twice: refuse it."
+            )
+        for side, matrix in _read(client, update, num_probes).items():
+            totals[side] = totals.get(side, torch.zeros_like(matrix)) + update.num_examples * matrix
+            masses[side] = masses.get(side, 0.0) + update.num_examples
+        num_clients += 1
+    if not totals:
+        raise InvalidUpdateError("No client sent an update: a round needs at least one.")
+    codes = {
+        side: agreed_codes(total / masses[side], federation.global_rank)
+        for side, total in totals.items()
+    }
+    explained = [_explained(totals[side], codes[side]) for side in codes]
+    next_state = ServerState(
+        tensors={**state.tensors, **{f"codes/{side}": found for side, found in codes.items()}},
+        meta=dict(state.meta),
+    )
+    values = {"agreement_explained": sum(explained) / len(explained)}
+    return next_state, AggregationReport(num_clients, values)
+
+
+def has_codes(state: ServerState) -> bool:
+    """Whether the clients have agreed already."""
+    return any(name.startswith("codes/") for name in state.tensors)
+
+
+def require_enough(num_probes: int, global_rank: int) -> None:
+    """Refuses texts that cannot give so many codes, before anybody reads them.
+
+    Raises:
+        InvalidConfigError: names both numbers.
+    """
+    if num_probes <= global_rank:
+        raise InvalidConfigError(
+            f"There are {num_probes} probe texts, but global_rank is {global_rank}: add probe "
+            "texts, or lower the global rank."
+        )
+
+
+def _read(client: ClientSpec, update: ClientUpdate, num_probes: int) -> Tensors:
+    """What one client sent, by `<role>/<side>`, (n, n) fp64."""
+    origin = f"the update of client {update.client_id!r}"
+    if update.num_examples < 1:
+        raise InvalidUpdateError(f"{origin} states {update.num_examples} examples: need 1.")
+    spec = TensorSpec((num_probes * (num_probes + 1) // 2,))
+    sides = [f"{role}/{side}" for role in client.modules for side in ("in", "out")]
+    require_tensors(update.shared, {f"agreement/{side}": spec for side in sides}, origin)
+    matrices = {
+        side: _whole(packed, num_probes)
+        for side, packed in take("agreement", update.shared).items()
+    }
+    for side, matrix in matrices.items():
+        values = torch.linalg.eigvalsh(matrix)
+        if values[0] < -_TOLERANCE or values[-1] > 1 + _TOLERANCE:
+            raise InvalidUpdateError(
+                f"In {origin}, 'agreement/{side}' has eigenvalues from {float(values[0]):.3g} to "
+                f"{float(values[-1]):.3g}, but a mean of projections has them in [0, 1]: start "
+                "that client with the version of the platform."
+            )
+    return matrices
+
+
+def _upper(matrix: torch.Tensor) -> torch.Tensor:
+    """Upper triangle with diagonal, row by row, (n (n + 1) / 2,) fp32."""
+    rows, columns = torch.triu_indices(*matrix.shape)
+    return matrix[rows, columns].float()
+
+
+def _whole(packed: torch.Tensor, size: int) -> torch.Tensor:
+    """Inverse of `_upper`, (n, n) fp64."""
+    rows, columns = torch.triu_indices(size, size)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix[rows, columns] = packed.double()
+    matrix[columns, rows] = packed.double()
+    return matrix
+
+
+def _explained(total: torch.Tensor, codes: torch.Tensor) -> float:
+    """Share of the agreement that lies in the codes, in [0, 1]."""
+    inside = (codes.double() * (total @ codes.double())).sum() / len(codes)
+    return float(inside / total.trace())
