@@ -1,7 +1,8 @@
 """A base model and a delivered adapter as one model: W' = W + (lora_alpha / r) B A.
 
 For whoever serves a model with software that knows no adapters. The result is an ordinary
-checkpoint in safetensors, with its tokenizer; a classification head comes along.
+checkpoint in safetensors, with its tokenizer; a classification head comes along, within the model
+or, for an encoder that classifies by its embeddings, beside it.
 """
 
 import json
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -37,7 +39,8 @@ from worker.federated.base_models import (
     load_weights,
 )
 from worker.federated.errors import InvalidConfigError, NonFiniteError
-from worker.federated.objectives.classification import LABELS_FILE
+from worker.federated.objectives.classes import HEAD_CONFIG_FILE, HEAD_FILE, LABELS_FILE
+from worker.federated.objectives.encoder import TASK_TYPE as WITHOUT_HEAD
 from worker.federated.placement import Placement
 from worker.federated.roles import family_of
 
@@ -49,6 +52,7 @@ _COMPANIONS = (
     *("chat_template*", IMAGE_PROCESSOR_NAME),
 )
 _REQUIRED = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
+_HEAD_BESIDE = (HEAD_FILE, HEAD_CONFIG_FILE, LABELS_FILE)
 
 
 def merge_adapter(
@@ -78,10 +82,14 @@ def merge_adapter(
     with _opened(adapter) as folder:
         config, labels = _read_config(folder)
         reads = family_of(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
-        base, dtype = _load_base(ref, source, labels, reads_images=reads.reads == "image")
+        kind = _kind(config, labels, reads_images=reads.reads == "image")
+        base, dtype = _load_base(ref, source, kind, labels)
         merged = _merged(base, config, folder, ref)
-    nn.Module.to(merged, _DTYPES.get(precision, dtype))
-    merged.save_pretrained(output)
+        nn.Module.to(merged, _DTYPES.get(precision, dtype))
+        merged.save_pretrained(output)
+        if config.task_type == WITHOUT_HEAD:
+            for name in _HEAD_BESIDE:
+                shutil.copy(folder / name, output)
     _add_companions(ref, source, output, reads_text=reads.reads == "text")
     return output
 
@@ -101,7 +109,7 @@ def _opened(adapter: Path) -> Iterator[Path]:
     with zipfile.ZipFile(adapter) as archive, TemporaryDirectory(prefix="fedbraid-") as name:
         present = set(archive.namelist())
         _require_files(adapter, present)
-        for known in {*_REQUIRED, LABELS_FILE} & present:
+        for known in {*_REQUIRED, *_HEAD_BESIDE} & present:
             with archive.open(known) as content, (Path(name) / known).open("wb") as file:
                 shutil.copyfileobj(content, file)
         yield Path(name)
@@ -126,6 +134,8 @@ def _read_config(folder: Path) -> tuple[LoraConfig, list[str] | None]:
         )
     config.inference_mode = True
     labels = folder / LABELS_FILE
+    if config.task_type == WITHOUT_HEAD:
+        _require_head_beside(folder)
     if not config.modules_to_save:
         return config, None
     if not labels.is_file():
@@ -135,25 +145,39 @@ def _read_config(folder: Path) -> tuple[LoraConfig, list[str] | None]:
     return config, list(json.loads(labels.read_text(encoding="utf-8")))
 
 
+def _require_head_beside(folder: Path) -> None:
+    for name in _HEAD_BESIDE:
+        if not (folder / name).is_file():
+            raise InvalidConfigError(
+                f"The adapter is of an encoder that classifies by its embeddings, but {name} is "
+                "missing: deliver it again."
+            )
+
+
+def _kind(config: LoraConfig, labels: list[str] | None, *, reads_images: bool) -> Any:
+    """The class of transformers that has what the adapter changes."""
+    if config.task_type == WITHOUT_HEAD:
+        return AutoModel
+    if labels is None:
+        return AutoModelForCausalLM
+    return AutoModelForImageClassification if reads_images else AutoModelForSequenceClassification
+
+
 def _load_base(
-    ref: BaseModelRef, source: str, labels: list[str] | None, *, reads_images: bool
+    ref: BaseModelRef, source: str, kind: Any, labels: list[str] | None
 ) -> tuple[PreTrainedModel, torch.dtype]:
     """The base model in fp32 with a head for the labels, and the type it is stored in."""
     stored = AutoConfig.from_pretrained(source, trust_remote_code=False).dtype
     placement = Placement(torch.device("cpu"), torch.float32)
     options: dict[str, Any] = {}
-    kind: Any = AutoModelForCausalLM
     if labels is not None:
-        kind = (
-            AutoModelForImageClassification if reads_images else AutoModelForSequenceClassification
-        )
         options = {
             "num_labels": len(labels),
             "id2label": dict(enumerate(labels)),
             "label2id": {label: number for number, label in enumerate(labels)},
             "ignore_mismatched_sizes": True,  # the adapter's head replaces it
         }
-    elif not reads_images:
+    else:  # it reads text
         find_checkpoint(ref, companions=TOKENIZER)
     model, _ = load_weights(ref, source, kind, placement, **options)
     return model, stored or torch.float32

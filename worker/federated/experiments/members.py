@@ -204,7 +204,9 @@ def _encoder_objective(
     settings = EncoderSettings(training.max_length, max_eval_examples=training.max_eval_examples)
     rows = (*data.train, *data.validation, *data.test)
     if any("\n" in row.question for row in rows):
-        return pair_objective(model, tokenizer, PAIR_LABELS, data.train, settings)
+        return pair_objective(
+            model, tokenizer, PAIR_LABELS, data.train, settings, close=PAIR_LABELS[1]
+        )
     answers = sorted({row.answer for row in rows})
     label_texts = LABEL_TEXTS.get(task, {answer: answer for answer in answers})
     return text_objective(model, tokenizer, label_texts, settings)

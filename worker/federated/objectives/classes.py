@@ -13,6 +13,13 @@ from worker.federated.objectives.objective import Objective
 
 EVALUATION_BATCH = 50
 HEAD_FILE = "head.safetensors"
+"""Next to a delivered adapter whose head is no part of the model: the head's tensors."""
+
+HEAD_CONFIG_FILE = "head.json"
+"""Next to `HEAD_FILE`: how the head is used."""
+
+LABELS_FILE = "labels.json"
+"""Next to a delivered adapter with a head: names of the classes, in the order of its outputs."""
 
 
 def class_of(example: Example, labels: Sequence[str]) -> int:

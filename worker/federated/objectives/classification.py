@@ -20,13 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.contracts.datasets import Example
 from worker.federated.errors import InvalidConfigError
-from worker.federated.objectives.classes import accuracy, class_of, mean_loss
+from worker.federated.objectives.classes import LABELS_FILE, accuracy, class_of, mean_loss
 from worker.federated.objectives.objective import Batch, Forward
 from worker.federated.seeds import generator
 from worker.federated.tasks.encoding import padding_id
-
-LABELS_FILE = "labels.json"
-"""Next to a delivered adapter with a head: names of the classes, in the order of its outputs."""
 
 START_DEVIATION = 0.02
 """Standard deviation of a new head's weights, as transformers draws them."""

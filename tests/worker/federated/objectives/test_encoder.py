@@ -1,5 +1,6 @@
 """Classification from embeddings, with a private head."""
 
+import json
 import math
 
 import pytest
@@ -76,7 +77,13 @@ def test_the_head_learns_and_travels(tmp_path) -> None:  # type: ignore[no-untyp
         loss.backward()
         adam.step()
     assert objective.accuracy(model, turned) == 1.0
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "task_type": null}')
     objective.save_head(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config == {"r": 4, "task_type": "FEATURE_EXTRACTION"}
+    assert json.loads((tmp_path / "labels.json").read_text()) == ["no", "yes"]
+    use = json.loads((tmp_path / "head.json").read_text())
+    assert use == {"kind": "text_directions", "scale": 20.0, "max_length": 16}
     saved = load_file(tmp_path / "head.safetensors")
     assert saved.keys() == {"weight", "bias"}
     assert torch.equal(saved["weight"], objective.head["weight"])
