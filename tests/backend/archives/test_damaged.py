@@ -125,6 +125,11 @@ def change(table: str, field: str, value: object) -> Callable[[Files], bytes]:
     return do
 
 
+def call_a_state_a_probe_set(files: Files) -> bytes:
+    sha256 = json.loads(files["tables/runs.jsonl"].splitlines()[0])["state_sha256"]
+    return change("federations", "probe_set_sha256", sha256)(files)
+
+
 FOREIGN = "01234567-89ab-7cde-8f01-23456789abcd"
 
 
@@ -150,6 +155,8 @@ FOREIGN = "01234567-89ab-7cde-8f01-23456789abcd"
         (change("clients", "dataset", {"source": "uploaded", "format": "json_lines",
             "sha256": "0" * 64, "num_train": 1, "num_validation": 0, "num_test": 1}),
             "dataset names bytes"),
+        (change("runs", "probe_set_sha256", "0" * 64), "probe_set_sha256 is 000"),
+        (call_a_state_a_probe_set, "The probe set .* of the archive: Line 1: .* is not valid JSON"),
         (change("clients", "base_model", {"source": "folder", "id": "/etc"}), "folder"),
         (change("rounds", "round_number", None), "rounds.jsonl line 1: round_number"),
     ],

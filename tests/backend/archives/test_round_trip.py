@@ -27,6 +27,7 @@ from backend.contracts.enums import (
     UpdateStatus,
 )
 from backend.contracts.metrics import MetricName
+from backend.contracts.probe_sets import encode_probe_set
 from backend.db.base import Base
 from backend.db.models import (
     Attempt,
@@ -53,6 +54,8 @@ NOT_IN_ARCHIVES = {
     "secure_sessions", "secure_parties",
 }  # fmt: skip
 
+PROBES = encode_probe_set(f"Sentence number {number}." for number in range(50))
+
 
 class Original:
     """A federation with a completed run and one that is under way."""
@@ -63,6 +66,10 @@ class Original:
         self.session = session
         run = session.get_one(Run, self.rows.run_id)
         self.federation_id: UUID = run.federation_id
+        federation = session.get_one(Federation, self.federation_id)
+        federation.probe_set_sha256 = run.probe_set_sha256 = self.blob(PROBES.decode())
+        federation.probe_set_at = datetime(2026, 1, 1, tzinfo=UTC)
+        federation.probe_set_by = federation.created_by
         self._complete(run)
         self.under_way = Run(
             federation_id=run.federation_id, strategy=run.strategy, training=run.training,
@@ -181,7 +188,7 @@ def test_on_another_platform_everything_is_as_it_was(
     elsewhere = open_blob_store((tmp_path / "elsewhere").as_uri())
     made = bring_in(session_factory, elsewhere, archive)
     assert (made.federation_id, made.is_copy) == (original.federation_id, False)
-    assert (made.num_clients, made.num_runs, made.num_blobs) == (2, 2, 6)
+    assert (made.num_clients, made.num_runs, made.num_blobs) == (2, 2, 7)
     after = picture(session_factory, made.federation_id)
     for name in ("federations", "clients", "memberships", "attempts", "metrics", "blobs"):
         assert before[name]
@@ -196,6 +203,10 @@ def test_on_another_platform_everything_is_as_it_was(
         run = session.get_one(Run, original.rows.run_id)
         assert run.state_sha256 is not None
         assert elsewhere.read(run.state_sha256) == b"final state" * 1000
+        federation = session.get_one(Federation, made.federation_id)
+        assert federation.probe_set_sha256 == run.probe_set_sha256 is not None
+        assert elsewhere.read(federation.probe_set_sha256) == PROBES
+        assert federation.probe_set_by is None, "users stay where they are"
         adapters = session.scalars(
             select(ClientUpdate.adapter_sha256).where(ClientUpdate.adapter_sha256.is_not(None))
         ).all()
