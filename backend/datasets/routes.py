@@ -50,6 +50,9 @@ def put_dataset(
 ) -> Client:
     """One JSON object per line with `question`, `answer` and, for all rows or none, `split`.
 
+    Rows of a classification may describe their label in `label_text`, from which text encoders
+    start; one row of each label is enough.
+
     Where the client's task is `image_classification`: a zip of PNG and JPEG files, as
     `<label>/<file>` or, with `train`, `validation` and `test`, as `<split>/<label>/<file>`.
 

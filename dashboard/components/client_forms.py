@@ -19,6 +19,10 @@ _ROWS = (
     "One JSON object a line, with `question`, `answer` and `split` (`train`, `validation` or "
     "`test`); `options` for multiple choice."
 )
+_LABEL_TEXT = (
+    "Text encoders start from what the labels say. For labels that say little, add `label_text`, a "
+    "sentence such as `This movie is wonderful.`, to one row of each label."
+)
 _ROWS_EXAMPLE = (
     '{"question": "What is 2 + 3?", "answer": "5", "split": "train"}\n'
     '{"question": "What is 4 + 4?", "answer": "8", "split": "test"}'
@@ -87,6 +91,8 @@ def upload_dataset(api: ApiClient, clients: Sequence[Client]) -> None:
     else:
         st.markdown(_ROWS)
         st.code(_ROWS_EXAMPLE, language="json")
+        if client.task is TaskKind.CLASSIFICATION:
+            st.caption(_LABEL_TEXT)
     st.caption(
         escape(f"Now: {dataset_text(client.dataset)}; rows: {split_text(client.dataset)}")
         + " (training / validation / test)"
