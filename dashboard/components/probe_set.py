@@ -18,9 +18,9 @@ from dashboard.components.formatting import bytes_text, counted, escape, moment_
 
 HASH_DIGITS = 12
 _PURPOSE = (
-    "Public sentences that every client's model reads before H2Tune trains with the gauge `probe`, "
-    "so that what the clients share means the same in each model. All clients receive them: they "
-    "must not be confidential."
+    "Public sentences that every client's model reads before it trains with the gauge `probe` of "
+    "H2Tune or Co-LoRA, so that what the clients share means the same in each model. All clients "
+    "receive them: they must not be confidential."
 )
 _FORMAT = (
     f"{MIN_TEXTS} to {MAX_TEXTS:,} different texts of at most {MAX_CHARACTERS} characters: a .txt "
