@@ -109,7 +109,7 @@ def platform(
 ) -> Iterator[Platform]:
     blobs = tmp_path / "blobs"
     blobs.mkdir()
-    monkeypatch.setattr(rounds, "strategy_of", lambda run: Bookkeeping())
+    monkeypatch.setattr(rounds, "strategy_of", lambda run, kind: Bookkeeping())
     monkeypatch.setattr(rounds, "describe_federation", describe)
     patience = Settings(lease_seconds=1e-6, max_attempts=MAX_ATTEMPTS, worker_folder=tmp_path)
     yield Platform(session_factory, open_blob_store(blobs.as_uri()), patience)
