@@ -1,9 +1,11 @@
-"""Two kinds of runs against real processes: image models, and the probe gauge for text models."""
+"""Kinds of runs against real processes: image models, the probe gauge, and text encoders."""
 
 import io
+import json
 import time
 import zipfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from random import Random
 from uuid import UUID
@@ -12,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from backend.api_client import ApiClient
+from backend.api_client import ApiClient, ApiError
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.clients import Client, ClientRegister, EnrolmentKeyCreate
 from backend.contracts.datasets import BUILTIN_TASK_KINDS, BuiltinDataset, BuiltinTaskName
@@ -23,28 +25,37 @@ from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.runs import LiveRun, RunCreate
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
+from tests.documented import BY_EMBEDDINGS, documented_classify
 from tests.running_platform import RunningPlatform, run_platform
+from tests.worker.federated.tiny import make_model, make_tokenizer
 from worker.builtin_models.build_images import draw
 from worker.federated.adapters.merging import merge_adapter
 
 RANK = 4
+LABEL_WORDS = {"minus": "bad", "plus": "good"}
 
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
-    with run_platform(tmp_path_factory.mktemp("home")) as running:
+    folders = str(tmp_path_factory.getbasetemp())
+    with run_platform(tmp_path_factory.mktemp("home"), FEDBRAID_MODEL_FOLDERS=folders) as running:
         yield running
 
 
 def register(
-    api: ApiClient, name: str, model: str, task: TaskKind, dataset: BuiltinDataset | None
+    api: ApiClient,
+    name: str,
+    model: str | Path,
+    task: TaskKind,
+    dataset: BuiltinDataset | None = None,
 ) -> Client:
+    source = "folder" if isinstance(model, Path) else "builtin"
     key = api.enrolment_keys.create(EnrolmentKeyCreate(label=name))
     return api.clients.register(
         ClientRegister(
             enrolment_key=key.secret,
             name=name,
-            base_model=BaseModelRef(source="builtin", id=model),
+            base_model=BaseModelRef(source=source, id=str(model)),
             lora_rank=RANK,
             task=task,
             dataset=dataset,
@@ -112,7 +123,7 @@ def test_image_models_train_on_digits_and_on_uploaded_pictures(
 ) -> None:
     with platform.sign_in() as api:
         digits = builtin_client(api, "tiny_vit", BuiltinTaskName.HANDWRITTEN_DIGITS)
-        uploaded = register(api, "drawings", "tiny_deit", TaskKind.IMAGE_CLASSIFICATION, None)
+        uploaded = register(api, "drawings", "tiny_deit", TaskKind.IMAGE_CLASSIFICATION)
         uploaded = api.clients.upload_pictures(uploaded.id, drawings())
         live = complete(
             platform, api, "pictures", [digits, uploaded], H2TuneParams(), 1, local_steps=30
@@ -148,3 +159,56 @@ def test_the_probe_gauge_runs_on_two_families(platform: RunningPlatform) -> None
         assert len(waits) == 6
         assert {number for _, number in gaps} == {2, 3}
         assert all("seconds_aggregate" in r.report for r in live.rounds if r.round_number < 3)
+
+
+def described(*labels: str) -> list[dict[str, str]]:
+    """Thirty-six texts in two classes; the first row of each given class describes it."""
+    words, rows = ("film", "story", "good", "bad", "happy", "sad"), []
+    missing = {label: f"the film was {LABEL_WORDS[label]}" for label in labels}
+    for number, (first, second) in enumerate(product(words, words)):
+        row = {
+            "question": f"the {first} was {second}",
+            "answer": ("minus", "plus")[(number // 4 + len(second)) % 2],
+            "split": ("train", "test", "train", "validation")[number % 4],
+        }
+        if row["answer"] in missing:
+            row["label_text"] = missing.pop(row["answer"])
+        rows.append(row)
+    return rows
+
+
+def as_lines(rows: list[dict[str, str]]) -> bytes:
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+@pytest.mark.timeout(600)
+def test_text_encoders_start_from_described_labels_and_stock_libraries_use_them(
+    platform: RunningPlatform, tmp_path: Path
+) -> None:
+    clients, bases, rows = [], {}, described("minus", "plus")
+    with platform.sign_in() as api:
+        for family in ("bert", "distilbert"):
+            base = tmp_path / family
+            make_model(family).base_model.save_pretrained(base)
+            make_tokenizer().save_pretrained(base)
+            client = register(api, family, base, TaskKind.CLASSIFICATION)
+            with pytest.raises(ApiError, match="no row describes the label 'plus'"):
+                api.clients.upload_dataset(client.id, as_lines(described("minus")))
+            clients.append(api.clients.upload_dataset(client.id, as_lines(rows)))
+            bases[client.id] = base
+        live = complete(platform, api, "encoders", clients, H2TuneParams(), 2, learning_rate=0.01)
+        reported = measured(live, MetricName.ACCURACY_DELIVERED)
+        for client in clients:
+            archive = api.runs.download_adapter(
+                live.run.id, client.id, tmp_path / f"{client.name}.zip"
+            )
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(tmp_path / "adapters" / client.name)
+    test = [row for row in rows if row["split"] == "test"]
+    for client in clients:
+        folder = tmp_path / "adapters" / client.name
+        found = documented_classify(BY_EMBEDDINGS, bases[client.id], folder, tmp_path)(
+            [row["question"] for row in test]
+        )
+        right = sum(a == row["answer"] for a, row in zip(found, test, strict=True))
+        assert right / len(test) == reported[client.id, 3]

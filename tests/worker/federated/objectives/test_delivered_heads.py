@@ -3,9 +3,7 @@
 The page's own code is run, and must be as accurate as the platform said on the same rows.
 """
 
-import re
-import runpy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,13 @@ from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
+from tests.documented import (
+    BY_EMBEDDINGS,
+    BY_OWN_HEAD,
+    Classify,
+    documented_classify,
+    run_documented,
+)
 from tests.worker.federated.strategies.rounds import training
 from tests.worker.federated.tiny import make_model, make_tokenizer
 from worker.federated.adapters.merging import merge_adapter
@@ -30,20 +35,8 @@ from worker.federated.objectives.loading import load_for_task
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.types import ClientData
 
-PAGE = Path(__file__).parents[4] / "docs" / "how-to" / "use-an-adapter.md"
 CPU = torch.device("cpu")
 WORDS = ("film", "story", "good", "bad", "happy", "sad", "was", "a")
-Classify = Callable[[Sequence[Any]], list[str]]
-
-
-def documented(heading: str, base: Path, adapter: Path, folder: Path) -> Classify:
-    """The function `classify` of the page, for this base model and this adapter."""
-    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1]
-    code = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[0]
-    script = folder / "documented.py"
-    script.write_text(code.replace("BASE_MODEL", str(base)).replace("ADAPTER", str(adapter)))
-    classify: Classify = runpy.run_path(str(script))["classify"]
-    return classify
 
 
 def rows(split: Split, *, pairs: bool) -> tuple[Example, ...]:
@@ -97,8 +90,7 @@ def test_the_documented_code_is_as_accurate_as_the_platform_said(
     make_model(family).base_model.save_pretrained(base)
     make_tokenizer().save_pretrained(base)
     data, reported = delivered(params, base, tmp_path / "out", pairs=pairs)
-    heading = "Text encoders that classify by their embeddings"
-    classify = documented(heading, base, tmp_path / "out" / "a", tmp_path)
+    classify = documented_classify(BY_EMBEDDINGS, base, tmp_path / "out" / "a", tmp_path)
     assert share_of_right(classify, data.test, pairs=pairs) == reported
     assert 0.2 < reported < 1.0
 
@@ -112,9 +104,7 @@ def test_a_merged_encoder_has_its_head_beside_it(tmp_path: Path) -> None:
     merged = merge_adapter(ref, out / "a", tmp_path / "merged")
     names = {path.name for path in merged.iterdir()}
     assert {"head.safetensors", "head.json", "labels.json", "tokenizer.json"} <= names
-    adapted = documented(
-        "Text encoders that classify by their embeddings", base, out / "a", tmp_path
-    ).__globals__["encoder"]
+    adapted = run_documented(BY_EMBEDDINGS, base, out / "a", tmp_path)["encoder"]
     batch = {"input_ids": torch.tensor([[8, 9, 10, 12]])}
     with torch.no_grad():
         expected = adapted(**batch).last_hidden_state
@@ -153,6 +143,6 @@ def test_the_documented_code_for_a_classifier_s_own_head(tmp_path: Path) -> None
         seed=0,
         output=tmp_path / "out",
     )
-    classify = documented("Classifiers with their own head", base, tmp_path / "out" / "a", tmp_path)
+    classify = documented_classify(BY_OWN_HEAD, base, tmp_path / "out" / "a", tmp_path)
     reported = result.delivered["a"][MetricName.ACCURACY_DELIVERED]
     assert share_of_right(classify, data.test, pairs=False) == reported
