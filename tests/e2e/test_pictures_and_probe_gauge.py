@@ -165,6 +165,27 @@ def test_the_probe_gauge_runs_on_two_families(platform: RunningPlatform) -> None
         assert all("seconds_aggregate" in r.report for r in live.rounds if r.round_number < 3)
 
 
+@pytest.mark.timeout(600)
+def test_models_agree_on_the_probe_texts_of_their_federation(platform: RunningPlatform) -> None:
+    texts = [f"The {animal} slept for {hours} hours." for animal in ("cat", "dog", "hen", "pig")
+             for hours in range(15)]  # fmt: skip
+    params = H2TuneParams(gauge="probe", codes="exchange")
+    with platform.sign_in() as api:
+        task = BuiltinTaskName.ARITHMETIC_CHOICE
+        clients = [builtin_client(api, model, task) for model in ("tiny_qwen2", "tiny_llama")]
+        probes = "\n".join(texts).encode()
+        live = complete(platform, api, "own probes", clients, params, 1, probes)
+        found = api.federations.probe_set(live.run.federation_id)
+        assert (found.source, found.num_texts) == (ProbeSource.UPLOADED, len(texts))
+        assert live.run.probe_set_sha256 == found.sha256
+        assert [entry.kind for entry in live.rounds] == ["gauge", "train", "deliver"]
+        sent = measured(live, MetricName.BYTES_UP)
+        triangle = 4 * len(texts) * (len(texts) + 1) // 2
+        for client in clients:
+            whole = sent[client.id, 0] / triangle
+            assert 14 <= whole < 15, "7 roles with 2 sides each, and little around them"
+
+
 def described(*labels: str) -> list[dict[str, str]]:
     """Thirty-six texts in two classes; the first row of each given class describes it."""
     words, rows = ("film", "story", "good", "bad", "happy", "sad"), []
@@ -216,24 +237,3 @@ def test_text_encoders_start_from_described_labels_and_stock_libraries_use_them(
         )
         right = sum(a == row["answer"] for a, row in zip(found, test, strict=True))
         assert right / len(test) == reported[client.id, 3]
-
-
-@pytest.mark.timeout(600)
-def test_models_agree_on_the_probe_texts_of_their_federation(platform: RunningPlatform) -> None:
-    texts = [f"The {animal} slept for {hours} hours." for animal in ("cat", "dog", "hen", "pig")
-             for hours in range(15)]  # fmt: skip
-    params = H2TuneParams(gauge="probe", codes="exchange")
-    with platform.sign_in() as api:
-        task = BuiltinTaskName.ARITHMETIC_CHOICE
-        clients = [builtin_client(api, model, task) for model in ("tiny_qwen2", "tiny_llama")]
-        probes = "\n".join(texts).encode()
-        live = complete(platform, api, "own probes", clients, params, 1, probes)
-        found = api.federations.probe_set(live.run.federation_id)
-        assert (found.source, found.num_texts) == (ProbeSource.UPLOADED, len(texts))
-        assert live.run.probe_set_sha256 == found.sha256
-        assert [entry.kind for entry in live.rounds] == ["gauge", "train", "deliver"]
-        sent = measured(live, MetricName.BYTES_UP)
-        triangle = 4 * len(texts) * (len(texts) + 1) // 2
-        for client in clients:
-            whole = sent[client.id, 0] / triangle
-            assert 14 <= whole < 15, "7 roles with 2 sides each, and little around them"
