@@ -152,7 +152,8 @@ def notice_deadline(session: Session, round_id: UUID) -> list[Job]:
         session,
         round_.run_id,
         EventKind.DEADLINE_PASSED,
-        f"The deadline of round {round_.round_number} passed; late: {', '.join(late)}.",
+        f"The deadline of {_name(session.get_one(Round, round_id))} passed; late: "
+        f"{', '.join(late)}.",
         round_number=round_.round_number,
         late=list(late),
     )

@@ -94,6 +94,8 @@ class _Lines:
 def _round_name(live: LiveRun, current: Round) -> str:
     if current.kind is RoundKind.DELIVER:
         return "delivering"
+    if current.kind is RoundKind.GAUGE:
+        return "agreeing on common codes"
     return f"round {current.round_number} of {live.run.num_rounds}"
 
 

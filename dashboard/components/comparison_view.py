@@ -239,6 +239,8 @@ def _points(value: Interval | None) -> str:
 def _where(run: ComparisonRun, num_rounds: int) -> str:
     if run.status is not RunStatus.RUNNING:
         return run.status.value
+    if run.round_number == 0:
+        return "agreeing on codes"
     if run.round_number > num_rounds:
         return "delivering"
     return f"round {run.round_number} of {num_rounds}"

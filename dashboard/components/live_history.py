@@ -89,6 +89,14 @@ class LiveHistory:
         ]
 
 
+def from_round_1(values: Mapping[UUID, ByRound]) -> dict[UUID, ByRound]:
+    """The same without the round before the first, in which models agree on codes."""
+    return {
+        client: {number: value for number, value in rounds.items() if number > 0}
+        for client, rounds in values.items()
+    }
+
+
 def per_round(points: list[MetricPoint], name: MetricName) -> dict[UUID, ByRound]:
     """A metric per client and round, from points in any order; the newest id wins."""
     values: dict[UUID, ByRound] = {}

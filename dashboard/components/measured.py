@@ -6,7 +6,9 @@ from uuid import UUID
 import pandas as pd
 import streamlit as st
 
+from backend.contracts.enums import RoundKind
 from backend.contracts.metric_catalogue import METRICS, REPORT_VALUES, MetricInfo, Unit
+from backend.contracts.runs import Round
 from dashboard.components.charts import ClientStyle
 from dashboard.components.formatting import NOTHING, bytes_text, percent_text, points_text
 from dashboard.components.live_history import LiveHistory, newest
@@ -62,12 +64,14 @@ def report_table(history: LiveHistory, groups: Sequence[str]) -> pd.DataFrame:
     for name in names:
         group, _, bare = name.rpartition("/")
         info = REPORT_VALUES.get(bare) or MetricInfo(name=bare, unit=Unit.RATIO, description="")
-        cells = {
-            f"Round {item.round_number}": value_text(info, item.report.get(name)) for item in closed
-        }
+        cells = {_heading(item): value_text(info, item.report.get(name)) for item in closed}
         among = {"Among": _group_text(group, groups)} if is_grouped else {}
         rows.append({"Value": _label(info), **among, **cells, "Meaning": info.description})
     return pd.DataFrame(rows)
+
+
+def _heading(item: Round) -> str:
+    return "Codes" if item.kind is RoundKind.GAUGE else f"Round {item.round_number}"
 
 
 def _group_text(group: str, groups: Sequence[str]) -> str:

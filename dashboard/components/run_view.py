@@ -24,7 +24,7 @@ from dashboard.components.formatting import (
     points_text,
 )
 from dashboard.components.labels import EVENT_MARKS, UPDATE_WORDS, queue_text, round_text
-from dashboard.components.live_history import LiveHistory, mean, newest
+from dashboard.components.live_history import LiveHistory, from_round_1, mean, newest
 from dashboard.components.run_badge import run_badge
 from dashboard.components.server_clock import now
 
@@ -176,7 +176,11 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
         st.caption("Appears with the first update that a client sends.")
         return
     left, right = st.columns([3, 2])
-    left.plotly_chart(charts.traffic_figure(styles, up, down), key="run.traffic", config=CHART)
+    left.plotly_chart(
+        charts.traffic_figure(styles, from_round_1(up), from_round_1(down)),
+        key="run.traffic",
+        config=CHART,
+    )
     trained = set(history.train_rounds())
     lora = {
         number: value
@@ -190,9 +194,16 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
         key="run.cumulative",
         config=CHART,
     )
+    before = history.totals(MetricName.BYTES_UP).get(0)
+    once = (
+        ""
+        if before is None
+        else f"Before round 1 all clients together sent {bytes_text(int(before))} once, to agree "
+        "on common codes; that is in the sums on the right. "
+    )
     st.caption(
-        "Encoded payload bytes. The reference is what the same clients would have sent up with "
-        "their full LoRA factors A and B."
+        f"Encoded payload bytes. {once}The reference is what the same clients would have sent up "
+        "with their full LoRA factors A and B."
     )
 
 
@@ -201,8 +212,17 @@ def clients_section(history: LiveHistory) -> None:
     current = history.current_round
     if current is None:
         return
-    name = "delivery" if current.kind is RoundKind.DELIVER else f"round {current.round_number}"
-    st.subheader(f"Clients in {name}")
+    match current.kind:
+        case RoundKind.GAUGE:
+            st.subheader("Clients agreeing on common codes")
+            st.caption(
+                "Before round 1 every client's model reads the same public probe texts, and sends "
+                "once which of them it takes to be alike. No training data is used."
+            )
+        case RoundKind.TRAIN:
+            st.subheader(f"Clients in round {current.round_number}")
+        case RoundKind.DELIVER:
+            st.subheader("Clients in delivery")
     updates = sorted(current.client_updates, key=lambda item: item.client_name.lower())
     st.dataframe(
         pd.DataFrame([_client_row(update) for update in updates]),
@@ -266,7 +286,7 @@ def events_section(history: LiveHistory, zone: tzinfo) -> None:
                 {
                     "Time": clock_text(event.created_at, zone),
                     "What": f"{EVENT_MARKS.get(event.kind, '')} {event.message}".strip(),
-                    "Round": str(event.round_number or ""),
+                    "Round": "" if event.round_number is None else str(event.round_number),
                     "Client": names.get(event.client_id, "") if event.client_id else "",
                 }
                 for event in shown[:EVENTS_SHOWN]

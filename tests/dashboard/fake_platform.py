@@ -240,6 +240,8 @@ class FakePlatform:
                     run, EventKind.UPDATE_ACCEPTED, message, client_id=client.id,
                     round_number=number,
                 )  # fmt: skip
+            elif kind is RoundKind.GAUGE:
+                self.measure(run, client, number, MetricName.BYTES_UP, 1_000_000)
             else:
                 self.measure(run, client, number, MetricName.ACCURACY_DELIVERED, after)
                 self._deliver(run, client)

@@ -1,5 +1,6 @@
 """Runs one arm of an experiment: what every client reaches, before and after aggregation."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,8 +124,13 @@ class ArmRunner:
         )
 
     def _course(self, arm: LocalArm, rate: float, client: SimulatedClient) -> list[Point]:
-        """How one client alone fares with one learning rate, where it is measured."""
+        """How one client alone fares with one learning rate: where it is measured, and at the end.
+
+        Without the end, a course that is measured too rarely would pass off its start as its last.
+        """
         strategy, training = arm.strategy, self.experiment.training
+        every = math.gcd(training.evaluate_every, self.experiment.num_rounds)
+        training = training.model_copy(update={"evaluate_every": every})
         if "shared_learning_rate" in type(strategy).model_fields:
             strategy = strategy.model_copy(update={"shared_learning_rate": rate})
         else:
