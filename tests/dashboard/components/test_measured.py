@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from backend.contracts.enums import RoundKind
 from backend.contracts.metric_catalogue import MetricInfo, Unit
 from dashboard.components.live_history import LiveHistory
 from dashboard.components.measured import report_table, value_text
@@ -13,7 +14,7 @@ from dashboard.components.measured import report_table, value_text
 
 def history(*reports: dict[str, float]) -> LiveHistory:
     rounds = {
-        number: SimpleNamespace(round_number=number, report=report)
+        number: SimpleNamespace(round_number=number, kind=RoundKind.TRAIN, report=report)
         for number, report in enumerate(reports, start=1)
     }
     return cast(LiveHistory, SimpleNamespace(rounds=rounds))

@@ -75,6 +75,9 @@ class Probes(_Part):
 
     unit: ProbeUnit = "text"
     num_texts: int = Field(600, ge=8)
+    task: str | None = Field(
+        None, description="of another domain: its file prefix; empty: of the clients' own tasks"
+    )
 
 
 class Setting(_Part):

@@ -88,6 +88,9 @@ def make_clients(
 def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
     """Public texts of the setting's tasks: outside all training, validation and test slices."""
     wanted = setting.probes.num_texts
+    if setting.probes.task is not None:
+        others = _read(_files(data_dir), setting.probes.task, "train")[-wanted:]
+        return [text for row in others for text in row.text.split("\n")][:wanted]
     tasks = list(dict.fromkeys(member.task for member in setting.members))
     each = -(-wanted // len(tasks))
     texts: list[str] = []

@@ -83,6 +83,15 @@ def test_an_experiment_is_done_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "out" / "small.svg").stat().st_size > 0
 
 
+def test_the_last_round_is_measured_however_rarely_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rarely = SMALL.replace("learning_rate = 1e-3\n", "learning_rate = 1e-3\nevaluate_every = 7\n")
+    monkeypatch.setattr(sys.modules[__name__], "SMALL", rarely)
+    rows = run(tmp_path, monkeypatch, "--arms", "local_only")
+    assert {row["round"] for row in rows} == {"2"}
+
+
 def test_seeds_are_chosen_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run(tmp_path, monkeypatch, "--arms", "untrained", "--seeds", "3,1")
     assert [row["seed"] for row in rows] == ["3", "3", "1", "1"]
