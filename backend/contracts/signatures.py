@@ -33,7 +33,7 @@ def update_text(
     Args:
         run_id: which run.
         client_id: who sends it.
-        round_number: from 1.
+        round_number: from 1, or 0 where models agree on codes before round 1.
         attempt: the lease's `fence`.
         sha256: of the bytes that were uploaded.
     """

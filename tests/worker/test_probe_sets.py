@@ -7,13 +7,12 @@ from sqlalchemy import select
 from backend.contracts.enums import RoundKind, RunStatus
 from backend.contracts.jobs import Job, OpenRound
 from backend.contracts.params.h2tune import H2TuneParams
-from backend.contracts.probe_sets import JSON_LINES, NUM_BUILT_IN, encode_probe_set
+from backend.contracts.probe_sets import JSON_LINES, encode_probe_set
 from backend.db.models import ClientUpdate, Federation, Round, Run
 from backend.storage import save_blob
 from tests.worker.test_rounds import drain, platform, queue_run, sent, state_of
 from worker import artifacts
 from worker.federated.probes import unpack_texts
-from worker.federated.strategies.probe_texts import NUM_PROBES
 from worker.platform import Platform
 
 __all__ = ["platform", "sent"]  # fixtures
@@ -70,7 +69,3 @@ def test_texts_that_cannot_be_read_end_the_run_with_a_sentence(
     assert run.status is RunStatus.FAILED
     assert run.error is not None
     assert "of the run cannot be read: Line 1: 'no texts' is not valid JSON" in run.error
-
-
-def test_people_are_told_the_number_of_built_in_texts() -> None:
-    assert NUM_BUILT_IN == NUM_PROBES

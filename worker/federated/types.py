@@ -112,7 +112,7 @@ class AggregationReport:
 class Progress:
     """A sign of life from within a round."""
 
-    stage: str  # loading, evaluating, training, exporting
+    stage: str  # loading, probing, evaluating, training, exporting
     step: int
     num_steps: int
     values: Mapping[MetricName, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from worker.federated.types import (
     ServerState,
 )
 
-_TRUE_OF_A_MEAN = frozenset({"relative_change"})
+_TRUE_OF_A_MEAN = frozenset({"agreement_explained", "relative_change"})
 
 
 class Wrapped:

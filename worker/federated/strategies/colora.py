@@ -88,15 +88,14 @@ class CoLora:
         self.params = params
 
     def check(self, federation: FederationSpec) -> list[Refusal]:
-        """Refuses clients for whose task there are no public prompts, with the probe gauge."""
+        """Refuses clients whose models read no probe texts, with the probe gauge."""
         return [
             *refuse_unequal(self.params, federation),
             *(
                 Refusal(
                     client.client_id,
-                    f"Client {client.name!r} has a task of kind {client.task.value!r}, for which "
-                    "there are no public prompts, and gauge is 'probe': choose gauge "
-                    "'orthonormal'.",
+                    f"Client {client.name!r} has a task of kind {client.task.value!r}, whose model "
+                    "reads no probe texts, and gauge is 'probe': choose gauge 'orthonormal'.",
                 )
                 for client in federation.clients
                 if self.params.gauge == "probe" and not can_be_probed(client.task)
@@ -123,7 +122,7 @@ class CoLora:
             mixed = mixture(modules, weights)
             own = {name: t for name, t in mixed.items() if name[2:] in client.modules}
             own |= below("lora", self._group_lora(state, client, groups[client.client_id]))
-            return own if client.client_id in modules else {**own, **gauge_of(state)}
+            return own if client.client_id in modules else {**own, **gauge_of(state, client)}
 
         settings = {
             "probe_kinds": state.meta["probe_kinds"],

@@ -156,9 +156,8 @@ class H2Tune:
                 refusals.append(
                     Refusal(
                         client.client_id,
-                        f"Client {client.name!r} has a task of kind {client.task.value!r}, for "
-                        "which there are no public prompts, and gauge is 'probe': choose "
-                        "another gauge.",
+                        f"Client {client.name!r} has a task of kind {client.task.value!r}, whose "
+                        "model reads no probe texts, and gauge is 'probe': choose another gauge.",
                     )
                 )
             if self.params.alignment_init == "identity" and num_layers != federation.num_slots:
@@ -223,7 +222,7 @@ class H2Tune:
                 num_slots=federation.num_slots,
                 tensors={
                     **self._slots(state, federation, client, {} if learns_mask else masks),
-                    **({} if masks else gauge_of(state)),
+                    **({} if masks else gauge_of(state, client)),
                 },
                 settings={
                     "probe_kinds": state.meta.get("probe_kinds", []),

@@ -77,7 +77,7 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
         InvalidConfigError: its model reads no text, or a text is too long for it.
     """
     watch = Stopwatch()
-    client.on_progress(Progress("reading probes", 0, 1))
+    client.on_progress(Progress("probing", 0, 1))
     with watch.measure(MetricName.SECONDS_LOAD):
         seen = record(client.model, client_probes(plan, client))
         sides = scores_by_side(client.model, seen, SCORES_PER_LINEAR)

@@ -11,7 +11,7 @@ the federation brought along come with them.
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 
 import torch
 
@@ -44,7 +44,7 @@ def federation_codes(federation: FederationSpec) -> torch.Tensor:
     return _codes(tuple(federation_texts(federation)), federation.global_rank).clone()
 
 
-@cache
+@lru_cache(maxsize=8)  # federations bring texts of their own: not one for each for ever
 def _codes(texts: tuple[str, ...], global_rank: int) -> torch.Tensor:
     """The same for every federation with these texts, and some seconds of work."""
     model, tokenizer = load_base_model(REFERENCE, device=torch.device("cpu"), dtype=torch.float32)

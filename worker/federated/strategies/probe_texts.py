@@ -10,21 +10,24 @@ import torch
 
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import TaskKind
+from backend.contracts.probe_sets import NUM_BUILT_IN
 from worker.federated.errors import InvalidConfigError
 from worker.federated.probes import ProbeBatch, pack_texts, probe_batches, unpack_texts
 from worker.federated.tasks.generators import generate
 from worker.federated.tasks.prompts import build_prompt
 from worker.federated.types import (
     ClientPlan,
+    ClientSpec,
     FederationSpec,
     LocalClient,
     ServerState,
     Tensors,
 )
 
-NUM_PROBES = 600
 PROBE_SEED = 20_240
 MAX_PROBE_TOKENS = 512
+
+_FOR_ALL = frozenset({"codes", "probes"})
 
 _PUBLIC_TASKS = {
     TaskKind.FILL_IN: BuiltinTaskName.ARITHMETIC_FILL_IN,
@@ -40,12 +43,12 @@ def can_be_probed(kind: TaskKind) -> bool:
 
 
 def public_prompts(kinds: Iterable[str]) -> list[str]:
-    """Prompts without answers, the same on every machine, `NUM_PROBES` shared among the kinds."""
+    """Prompts without answers, the same on every machine, `NUM_BUILT_IN` shared among the kinds."""
     chosen = sorted(set(kinds))
     prompts: list[str] = []
     for value in chosen:
         kind = TaskKind(value)
-        count = NUM_PROBES // len(chosen)
+        count = NUM_BUILT_IN // len(chosen)
         dataset = BuiltinDataset(
             task=_PUBLIC_TASKS[kind], seed=PROBE_SEED, num_train=count, num_validation=0, num_test=1
         )
@@ -69,14 +72,22 @@ def own_texts(federation: FederationSpec) -> Tensors:
     return {"probes": pack_texts(federation.probes)} if federation.probes else {}
 
 
-def gauge_of(state: ServerState) -> Tensors:
-    """What a client needs to make its factors: the codes, and probe texts that have to travel."""
-    return {name: tensor for name, tensor in state.tensors.items() if is_of_gauge(name)}
+def gauge_of(state: ServerState, client: ClientSpec) -> Tensors:
+    """What a client needs to make its factors: the codes, and probe texts that have to travel.
+
+    Codes of roles that it does not have stay away: they say something of those who have them.
+    """
+    own = tuple(f"codes/{role}/" for role in client.modules)
+    return {
+        name: tensor
+        for name, tensor in state.tensors.items()
+        if name in _FOR_ALL or name.startswith(own)
+    }
 
 
 def is_of_gauge(name: str) -> bool:
     """Whether a tensor of a plan or state belongs to `gauge_of`."""
-    return name in {"codes", "probes"} or name.startswith("codes/")
+    return name in _FOR_ALL or name.startswith("codes/")
 
 
 def client_probes(plan: ClientPlan, client: LocalClient) -> Iterator[ProbeBatch]:

@@ -1,13 +1,14 @@
 """Codes on which the clients' models agree before round 1."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from backend.contracts.agent import Heartbeat
 from backend.contracts.enums import RoundKind, TaskKind
 from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.privacy import (
@@ -30,6 +31,7 @@ from worker.federated.types import (
     ClientUpdate,
     FederationSpec,
     LocalClient,
+    Progress,
 )
 from worker.federated.wire import decode_plan, encode_plan
 
@@ -49,7 +51,9 @@ def federation(
     return FederationSpec(RANK, tuple(specs), texts)
 
 
-def answer(client: SimulatedClient, plan: ClientPlan) -> ClientUpdate:
+def answer(
+    client: SimulatedClient, plan: ClientPlan, on_progress: Callable[[Progress], None] | None = None
+) -> ClientUpdate:
     local = LocalClient(
         spec=client.spec(),
         model=copy.deepcopy(client.model),
@@ -57,6 +61,7 @@ def answer(client: SimulatedClient, plan: ClientPlan) -> ClientUpdate:
         data=client.data,
         training=TRAINING,
         private=None,
+        on_progress=on_progress or (lambda _: None),
     )
     return STRATEGY.train_client(decode_plan(encode_plan(plan)), local)
 
@@ -121,6 +126,17 @@ def test_a_client_sends_the_mean_projection_onto_its_scores(
     rows, columns = np.triu_indices(NUM)
     sent = update.shared["agreement/up/out"].numpy()
     assert sent == pytest.approx(expected[rows, columns], abs=1e-4)
+
+
+def test_a_sign_of_life_may_leave_an_agent_while_its_model_reads(
+    clients: tuple[SimulatedClient, ...],
+) -> None:
+    members = federation(clients[:1], TEXTS[:8])
+    plans = STRATEGY.configure_round(STRATEGY.init_state(members, 0), members, 0, deliver=False)
+    signs: list[Progress] = []
+    answer(clients[0], plans["a"], signs.append)
+    stages = [Heartbeat(fence=1, stage=p.stage, step=p.step, num_steps=1).stage for p in signs]
+    assert stages == ["probing"]
 
 
 def test_the_codes_are_those_of_all_scores_and_come_in_order(
@@ -199,6 +215,8 @@ def test_roles_that_nobody_had_are_told(
     plans = STRATEGY.configure_round(state, members, 0, deliver=False)
     state, _ = STRATEGY.aggregate(state, members, [answer(clients[0], plans["a"])])
     plan = STRATEGY.configure_round(state, members, 1, deliver=False)["d"]
+    roles = {name.split("/")[1] for name in plan.tensors if name.startswith("codes/")}
+    assert roles <= other.spec().modules.keys(), "codes of others' roles are none of its business"
     with pytest.raises(InvalidConfigError, match="no codes for modules of role"):
         answer(other, plan)
 
@@ -271,6 +289,9 @@ def test_protections_leave_the_codes_as_they_are(
             torch.testing.assert_close(result.state.tensors[name], codes, atol=1e-2, rtol=0)
     assert result.gauge is not None
     assert len(result.gauge.metrics) == 3
+    assert plain.gauge is not None
+    explained = [g.report.values["agreement_explained"] for g in (plain.gauge, result.gauge)]
+    assert explained[1] == pytest.approx(explained[0], abs=1e-4)  # known behind masks too
 
 
 def test_reference_codes_come_from_the_federations_own_texts() -> None:

@@ -8,13 +8,14 @@ from transformers import PreTrainedModel
 
 from backend.contracts.enums import TaskKind
 from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.probe_sets import NUM_BUILT_IN
 from backend.contracts.training import TrainingConfig
 from tests.worker.federated.tiny import make_client, make_tokenizer
 from worker.federated.errors import InvalidConfigError
 from worker.federated.objectives.classification import HeadObjective, TextInputs
 from worker.federated.simulation import SimulatedClient, simulate
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.strategies.probe_texts import NUM_PROBES, public_prompts
+from worker.federated.strategies.probe_texts import public_prompts
 from worker.federated.types import FederationSpec, LocalClient
 
 PARAMS = H2TuneParams(
@@ -31,7 +32,7 @@ def test_prompts_are_public_and_the_same_for_all() -> None:
     kinds = [TaskKind.CLASSIFICATION, TaskKind.FILL_IN]
     prompts = public_prompts(kind.value for kind in kinds)
     assert prompts == public_prompts(kind.value for kind in reversed(kinds))
-    assert len(set(prompts)) == NUM_PROBES
+    assert len(set(prompts)) == NUM_BUILT_IN
     assert {prompt.split(":")[0] for prompt in prompts} == {"Text", "Question"}
     assert all(prompt.endswith(("Label:\n", "Answer:\n")) for prompt in prompts)  # no answers
 
@@ -40,7 +41,7 @@ def test_codes_go_down_once() -> None:
     client = make_client()
     strategy, members = H2Tune(PARAMS), federation(client)
     state = strategy.init_state(members, 0)
-    assert state.tensors["codes"].shape == (NUM_PROBES, 4)
+    assert state.tensors["codes"].shape == (NUM_BUILT_IN, 4)
     assert all(float(state.tensors[f"slots/{role}"].abs().max()) == 0 for role in ("q", "down"))
     first = strategy.configure_round(state, members, 1, deliver=False)["a"]
     assert "codes" in first.tensors
