@@ -11,7 +11,7 @@ from backend.contracts.common import Page
 from backend.contracts.comparisons import Comparison, ComparisonCreate, ComparisonResults
 from backend.contracts.runs import Event, Run
 from backend.storage.usage import require_room
-from backend.web.dependencies import AppSettings, DbSession
+from backend.web.dependencies import AppSettings, DbSession, Store
 from backend.web.paging import Cursor, JournalCursor, JournalLimit, Limit
 from backend.web.problems import problem_answers
 
@@ -24,13 +24,17 @@ router = APIRouter(tags=["comparisons"])
     summary="Prepare a comparison",
 )
 def create_comparison(
-    federation_id: UUID, body: ComparisonCreate, principal: Operator, session: DbSession
+    federation_id: UUID,
+    body: ComparisonCreate,
+    principal: Operator,
+    session: DbSession,
+    store: Store,
 ) -> Comparison:
     """Several strategies times several seeds; begins with `POST /comparisons/{id}/start`.
 
     Clients, data, rounds and local training are the same for all runs.
     """
-    return service.create_comparison(session, federation_id, body, principal)
+    return service.create_comparison(session, store, federation_id, body, principal)
 
 
 @router.get("/federations/{federation_id}/comparisons", summary="A federation's comparisons")

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import cache, partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -10,6 +11,7 @@ from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
 from backend.comparisons import repository
 from backend.contracts.clients import Client
+from backend.contracts.codes import codes_refusal
 from backend.contracts.common import FieldError, Page
 from backend.contracts.comparisons import Arm, ArmCreate, Comparison, ComparisonCreate
 from backend.contracts.compatibility import participant_of, refusals
@@ -25,9 +27,11 @@ from backend.federations import service as federations
 from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import cancel_run, change_run
+from backend.probe_sets.service import count_texts
 from backend.runs.description import RunDescriber
 from backend.runs.service import require_datasets
 from backend.signatures.service import require_keys
+from backend.storage import BlobStore
 from backend.turns import lock_comparison, take_turns
 from backend.web.paging import fetch_page
 
@@ -35,20 +39,25 @@ MAX_REASONS = 10  # in the one text of an answer; its list has them all
 
 
 def create_comparison(
-    session: Session, federation_id: UUID, request: ComparisonCreate, actor: UserPrincipal
+    session: Session,
+    store: BlobStore,
+    federation_id: UUID,
+    request: ComparisonCreate,
+    actor: UserPrincipal,
 ) -> Comparison:
     """A new comparison with all its runs, which wait to be started.
 
     Raises:
         NotFoundError: no such federation.
-        InvalidError: an arm's strategy cannot serve a member together with the others, or does
-            not offer the arm's protection or robust rule.
+        InvalidError: an arm's strategy cannot serve a member together with the others, does not
+            offer the arm's protection or robust rule, or has too few probe texts.
     """
     federation = federations.get_row(session, federation_id)
     arms = request.all_arms()
     _require_compatible(request, arms, federation.clients)
     _require_protectable(arms, federation.clients)
     _require_robust(arms, len(federation.clients))
+    _require_codes(store, request.arms, federation)  # controls need the same
     comparison = models.Comparison(
         federation_id=federation.id,
         name=request.name,
@@ -319,6 +328,24 @@ def _require_robust(arms: Sequence[ArmCreate], num_members: int) -> None:
         ).items()
     ]
     _refuse(errors, "robustness_not_offered")
+
+
+def _require_codes(
+    store: BlobStore, arms: Sequence[ArmCreate], federation: models.Federation
+) -> None:
+    tasks = [client.task for client in federation.clients]
+    count = cache(partial(count_texts, store, federation))
+    reasons = [codes_refusal(arm.strategy, tasks, federation.global_rank, count) for arm in arms]
+    errors = [
+        FieldError(
+            field=f"arms.{place}.strategy.gauge",
+            value=arm.name,
+            message=f"Arm {arm.name}: {reason}",
+        )
+        for place, (arm, reason) in enumerate(zip(arms, reasons, strict=True))
+        if reason is not None
+    ]
+    _refuse(errors, "codes_too_few")
 
 
 def _refuse(errors: list[FieldError], code: str) -> None:

@@ -60,6 +60,13 @@ def describe(session: Session, store: BlobStore, federation_id: UUID) -> ProbeSe
     )
 
 
+def count_texts(store: BlobStore, federation: models.Federation) -> int:
+    """How many probe texts a run has that is made now."""
+    if federation.probe_set_sha256 is None:
+        return NUM_BUILT_IN
+    return len(decode_probe_set(store.read(federation.probe_set_sha256)))
+
+
 def replace(
     session: Session,
     store: BlobStore,

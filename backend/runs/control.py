@@ -13,6 +13,7 @@ from backend.lifecycle import lock_run
 from backend.resumption import pause_run as pause
 from backend.resumption import resume_run as resume
 from backend.runs.service import create_run, get_run, require_run
+from backend.storage import BlobStore
 
 
 def pause_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
@@ -72,12 +73,14 @@ def resume_run(session: Session, run_id: UUID, actor: UserPrincipal) -> Run:
     return get_run(session, run_id)
 
 
-def clone_run(session: Session, run_id: UUID, request: RunClone, actor: UserPrincipal) -> Run:
+def clone_run(
+    session: Session, store: BlobStore, run_id: UUID, request: RunClone, actor: UserPrincipal
+) -> Run:
     """A new run of the same federation with the same settings; it waits to be started.
 
     Raises:
         NotFoundError: no such run.
-        InvalidError: the members have changed, and the strategy cannot serve them.
+        InvalidError: members or probe texts have changed, and the strategy cannot serve them.
     """
     run = require_run(session, run_id)
     seed = run.seed if request.seed is None else request.seed
@@ -93,6 +96,6 @@ def clone_run(session: Session, run_id: UUID, request: RunClone, actor: UserPrin
             "stop_when": run.stop_when,
         }
     )
-    clone = create_run(session, run.federation_id, settings, actor)
+    clone = create_run(session, store, run.federation_id, settings, actor)
     record_audit(session, actor, "run.clone", clone.id, source=str(run_id))
     return clone

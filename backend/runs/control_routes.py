@@ -9,7 +9,7 @@ from backend.contracts.runs import Run, RunClone
 from backend.runs import control
 from backend.runs.service import require_run
 from backend.storage.usage import require_room
-from backend.web.dependencies import AppSettings, DbSession
+from backend.web.dependencies import AppSettings, DbSession, Store
 from backend.web.problems import problem_answers
 
 router = APIRouter(tags=["runs"])
@@ -34,6 +34,8 @@ def resume_run(run_id: UUID, principal: Operator, session: DbSession, settings: 
 
 
 @router.post("/runs/{run_id}/clone", status_code=status.HTTP_201_CREATED, summary="Copy a run")
-def clone_run(run_id: UUID, body: RunClone, principal: Operator, session: DbSession) -> Run:
+def clone_run(
+    run_id: UUID, body: RunClone, principal: Operator, session: DbSession, store: Store
+) -> Run:
     """A new run with the same settings, and another seed if one is given."""
-    return control.clone_run(session, run_id, body, principal)
+    return control.clone_run(session, store, run_id, body, principal)

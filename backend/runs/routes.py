@@ -17,7 +17,7 @@ from backend.contracts.enums import Role
 from backend.contracts.runs import Adapter, LiveRun, Run, RunCreate
 from backend.runs import live, service
 from backend.storage.usage import require_room
-from backend.web.dependencies import AppSettings, DbSession
+from backend.web.dependencies import AppSettings, DbSession, Store
 from backend.web.downloads import DOWNLOAD_ANSWERS, BlobSender
 from backend.web.paging import MAX_JOURNAL_ID, Cursor, Limit
 from backend.web.problems import problem_answers
@@ -33,10 +33,10 @@ After = Annotated[int, Query(ge=0, le=MAX_JOURNAL_ID, description="`cursor` of t
     summary="Prepare a run",
 )
 def create_run(
-    federation_id: UUID, body: RunCreate, principal: Operator, session: DbSession
+    federation_id: UUID, body: RunCreate, principal: Operator, session: DbSession, store: Store
 ) -> Run:
     """A run of one strategy with one seed; it begins with `POST /runs/{id}/start`."""
-    return service.create_run(session, federation_id, body, principal)
+    return service.create_run(session, store, federation_id, body, principal)
 
 
 @router.get("/federations/{federation_id}/runs", summary="A federation's runs")

@@ -1,6 +1,7 @@
 """Runs: preparing, starting and cancelling them, and what they left."""
 
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session
 from backend.audit import record_audit
 from backend.auth.principals import UserPrincipal
 from backend.contracts.clients import Client
+from backend.contracts.codes import codes_refusal
 from backend.contracts.common import FieldError, Page
 from backend.contracts.compatibility import cautions, participant_of, refusals
 from backend.contracts.enums import EventKind, Execution, RunStatus
@@ -25,9 +27,11 @@ from backend.jobs import commit_and_enqueue
 from backend.journal import record_event
 from backend.lifecycle import cancel_run as end_run
 from backend.lifecycle import change_run, lock_run
+from backend.probe_sets.service import count_texts
 from backend.runs import repository
 from backend.runs.description import RunDescriber, describe_run
 from backend.signatures.service import require_keys
+from backend.storage import BlobStore
 from backend.web.downloads import Download
 from backend.web.paging import fetch_page
 
@@ -35,20 +39,26 @@ MAX_REASONS = 10  # in the one text of an answer; its list has them all
 
 
 def create_run(
-    session: Session, federation_id: UUID, request: RunCreate, actor: UserPrincipal
+    session: Session,
+    store: BlobStore,
+    federation_id: UUID,
+    request: RunCreate,
+    actor: UserPrincipal,
 ) -> Run:
     """A new run, which waits to be started.
 
     Raises:
         NotFoundError: no such federation.
         InvalidError: the strategy cannot serve a member together with the others, or cannot be
-            protected as asked, its rounds could never close, or no robust rule fits.
+            protected as asked, its rounds could never close, no robust rule fits, or there are too
+            few probe texts.
     """
     federation = federations.get_row(session, federation_id)
     require_compatible(request.strategy, federation.clients)
     require_protectable(request, federation.clients)
     require_possible(request, len(federation.clients))
     require_robust(request, len(federation.clients))
+    require_codes(store, request.strategy, federation)
     run = models.Run(
         federation_id=federation.id,
         strategy=request.strategy.model_dump(mode="json"),
@@ -156,6 +166,24 @@ def require_robust(request: RunCreate, num_members: int) -> None:
             FieldError(field=f"robustness.{field}", message=reason)
             for field, reason in found.items()
         ],
+    )
+
+
+def require_codes(store: BlobStore, strategy: Params, federation: models.Federation) -> None:
+    """Refuses a strategy that needs more codes than the federation's probe texts can give.
+
+    Raises:
+        InvalidError: with both numbers and the remedy.
+    """
+    tasks = [client.task for client in federation.clients]
+    count = partial(count_texts, store, federation)
+    reason = codes_refusal(strategy, tasks, federation.global_rank, count)
+    if reason is None:
+        return
+    raise InvalidError(
+        reason,
+        code="codes_too_few",
+        errors=[FieldError(field="strategy.gauge", value=strategy.name.value, message=reason)],
     )
 
 

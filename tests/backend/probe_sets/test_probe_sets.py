@@ -229,3 +229,27 @@ def test_the_sdk_over_http(
         assert api.federations.probe_set(federation_id).source is ProbeSource.BUILT_IN
         with pytest.raises(ApiError, match="uses the built-in probe texts"):
             api.federations.download_probe_set(federation_id)
+
+
+def test_runs_that_need_more_codes_than_there_can_be_are_not_made(
+    operator: Caller, engine: Engine
+) -> None:
+    client, _ = make_client(operator, task="choice", lora_rank=4, dataset=None)
+    federation = make_federation(operator, client, global_rank=len(TEXTS))
+    place = f"/federations/{federation['id']}"
+    strategy = {"name": "h2tune", "codes": "exchange"}
+    source = make_run(operator, federation, strategy=strategy)  # with the built-in texts
+    upload(operator, f"{place}/probe-set")
+    run = {"strategy": strategy, "num_rounds": 1}
+    arms = [{"strategy": {"name": "local_only"}}, {"strategy": strategy}]
+    comparison = {"name": "Too few", "arms": arms, "seeds": [0], "num_rounds": 1}
+    with unchanged(engine):
+        answer = problem(operator.post(f"{place}/runs", run), 422, "codes_too_few")
+        copy = operator.post(f"/runs/{source['id']}/clone", {})
+        compared = operator.post(f"{place}/comparisons", comparison)
+    assert answer["errors"][0]["field"] == "strategy.gauge"
+    assert "it is 60, and the federation has 60 texts" in answer["detail"]
+    problem(copy, 422, "codes_too_few")
+    refused = problem(compared, 422, "codes_too_few")
+    assert "arms.1.strategy.gauge" in {error["field"] for error in refused["errors"]}
+    make_run(operator, federation, strategy=strategy | {"gauge": "none"})

@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import torch
 
-from backend.contracts.base_models import BaseModelRef, BuiltinModelName
+from backend.contracts.base_models import BaseModelRef
+from backend.contracts.codes import REFERENCE_MODEL
 from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.base_models import load_base_model
@@ -31,7 +32,7 @@ from worker.federated.strategies.probe_texts import (
 )
 from worker.federated.types import ClientPlan, FederationSpec, LocalClient, Tensors
 
-REFERENCE = BaseModelRef(source="builtin", id=BuiltinModelName.TINY_LLAMA)
+REFERENCE = BaseModelRef(source="builtin", id=REFERENCE_MODEL)
 
 
 def federation_codes(federation: FederationSpec) -> torch.Tensor:
