@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from backend.contracts.base_models import Architecture
 from backend.contracts.clients import Client
 from backend.contracts.enums import StrategyName, TaskKind
+from backend.contracts.h2tune_defaults import exchanges_codes
 from backend.contracts.params.base import GroupableParams
+from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.strategies import (
     Capabilities,
     Params,
@@ -161,6 +163,12 @@ def cautions(params: Params, clients: Sequence[Participant]) -> list[str]:
         found.append(
             f"{info.title} averages adapters of different tasks ({', '.join(tasks)}), which it was "
             "not made for: compare with the local-only baseline."
+        )
+    wants_exchange = isinstance(params, H2TuneParams) and params.codes == "exchange"
+    if wants_exchange and not exchanges_codes(params, [client.task for client in clients]):
+        found.append(
+            "`codes` is `exchange`, but nothing is exchanged, because the gauge of this run is not "
+            "`probe`: set `gauge` to `probe`, or leave `codes` as it is by default."
         )
     if is_grouped(params):
         found += [

@@ -169,3 +169,12 @@ def test_tasks_that_differ_are_a_caution_where_they_matter() -> None:
     assert "(choice, fill_in)" in caution
     assert cautions(H2TuneParams(), clients) == []
     assert cautions(FlexLoraParams(), clients[:1]) == []
+
+
+def test_an_exchange_that_will_not_happen_is_a_caution() -> None:
+    params = H2TuneParams(codes="exchange")
+    choosing = participant("a", task=TaskKind.CHOICE)
+    assert cautions(params, [choosing]) == []
+    (caution,) = cautions(params, [choosing, participant("b")])  # where `auto` is `none`
+    assert "nothing is exchanged" in caution
+    assert cautions(params.model_copy(update={"gauge": "probe"}), [participant("b")]) == []
