@@ -25,7 +25,13 @@ from worker.agent.errors import (
     StateMissingError,
 )
 from worker.agent.patience import is_passing, patiently
-from worker.federated.errors import FederatedError, NonFiniteError, OutOfMemoryError, WireError
+from worker.federated.errors import (
+    FederatedError,
+    NonFiniteError,
+    OutOfMemoryError,
+    ProbeTextError,
+    WireError,
+)
 from worker.federated.types import Progress
 
 logger = logging.getLogger(__name__)
@@ -33,7 +39,14 @@ logger = logging.getLogger(__name__)
 LONGEST_INTERVAL_SECONDS = 2.0
 MAX_REASON = 2000  # characters that the platform takes
 MAX_REFUSAL = 500
-_PUBLIC = (MaskingError, NonFiniteError, OutOfMemoryError, StateMissingError, WireError)
+_PUBLIC = (
+    MaskingError,
+    NonFiniteError,
+    OutOfMemoryError,
+    ProbeTextError,
+    StateMissingError,
+    WireError,
+)
 
 
 class LeasedAttempt:

@@ -9,6 +9,10 @@ class InvalidConfigError(FederatedError):
     """A setting is out of its range or contradicts another one."""
 
 
+class ProbeTextError(InvalidConfigError):
+    """A public probe text cannot be read; the message quotes it, and nothing of a client's data."""
+
+
 class UnsupportedModelError(FederatedError):
     """A base model has a shape or family that the core cannot adapt."""
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from worker.federated.errors import InvalidConfigError
+from worker.federated.errors import ProbeTextError
 
 ProbeUnit = Literal["text", "word"]
 
@@ -62,17 +62,19 @@ def probe_batches(
         batch_size: texts per forward pass.
 
     Raises:
-        InvalidConfigError: a text does not fit, so that its units would differ between models.
+        ProbeTextError: a text does not fit, so that its units would differ between models.
     """
     for first in range(0, len(texts), batch_size):
         chosen = list(texts[first : first + batch_size])
         encoded = tokenizer(chosen, padding=True, padding_side="right", return_tensors="pt")
         mask = encoded["attention_mask"]
-        longest = int(mask.sum(dim=1).max())
-        if longest > max_length:
-            raise InvalidConfigError(
-                f"A probe text of {longest} tokens exceeds max_length {max_length}: probe with "
-                "shorter texts, or raise max_length."
+        lengths = mask.sum(dim=1)
+        longest = int(lengths.argmax())
+        if lengths[longest] > max_length:
+            raise ProbeTextError(
+                f"The probe text {chosen[longest][:60]!r} has {int(lengths[longest])} tokens in the "
+                f"tokenizer of this model, and {max_length} are the most: upload a probe set with "
+                "shorter texts, then make a new run."
             )
         if unit == "text":
             rows = torch.zeros(len(chosen), len(chosen), mask.shape[1])

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.worker.federated.tiny import make_tokenizer
-from worker.federated.errors import InvalidConfigError
+from worker.federated.errors import ProbeTextError
 from worker.federated.probes import probe_batches
 
 TEXTS = ["the film was good .", "a sad story", "the happy film was bad ."]
@@ -43,5 +43,5 @@ def test_words_are_the_same_units_for_every_tokenizer() -> None:
 
 
 def test_a_text_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InvalidConfigError, match="6 tokens exceeds max_length 5"):
+    with pytest.raises(ProbeTextError, match=r"has 6 tokens .* and 5 are the most"):
         list(probe_batches(make_tokenizer(), TEXTS, "text", max_length=5))
