@@ -72,9 +72,9 @@ def probe_batches(
         longest = int(lengths.argmax())
         if lengths[longest] > max_length:
             raise ProbeTextError(
-                f"The probe text {chosen[longest][:60]!r} has {int(lengths[longest])} tokens in the "
-                f"tokenizer of this model, and {max_length} are the most: upload a probe set with "
-                "shorter texts, then make a new run."
+                f"The probe text {chosen[longest][:60]!r} has {int(lengths[longest])} tokens for "
+                f"the tokenizer of this model, and {max_length} are the most: upload a probe set "
+                "with shorter texts, then make a new run."
             )
         if unit == "text":
             rows = torch.zeros(len(chosen), len(chosen), mask.shape[1])
