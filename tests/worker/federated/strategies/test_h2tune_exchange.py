@@ -121,7 +121,7 @@ def test_a_client_sends_the_mean_projection_onto_its_scores(
         if module.role == "up":
             outputs = seen[module.name].outputs.double().numpy()
             left, values, _ = np.linalg.svd(outputs - outputs.mean(axis=0), full_matrices=False)
-            left = left[:, values > values[0] * 1e-6][:, :48]
+            left = left[:, values > values[0] * 1e-6][:, :10]  # an eighth of 81 texts
             expected += left @ left.T / 3  # L* = 3
     rows, columns = np.triu_indices(NUM)
     sent = update.shared["agreement/up/out"].numpy()
