@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.archives.identity import Ids, Kept, Renumbered, free_name
-from backend.archives.manifest import ArchiveError
+from backend.archives.manifest import ArchiveError, blob_entry
 from backend.archives.reading import Archive, open_archive
 from backend.archives.tables import TABLES, ExportedTable, Row, exported, parents
 from backend.audit import record_audit
@@ -33,7 +33,12 @@ from backend.auth.secrets import hash_secret
 from backend.base_models.folders import read_folder
 from backend.contracts.archives import ImportedFederation
 from backend.contracts.enums import Execution, Role, RunStatus
-from backend.contracts.probe_sets import JSON_LINES, ProbeSetError, parse_probe_set
+from backend.contracts.probe_sets import (
+    JSON_LINES,
+    MAX_BODY_BYTES,
+    ProbeSetError,
+    parse_probe_set,
+)
 from backend.db.base import Base
 from backend.db.models import EnrolmentKey, Federation, Run, User
 from backend.db.session import SessionFactory
@@ -143,7 +148,13 @@ def _require_probe_sets(archive: Archive) -> None:
         for table in ("federations", "runs")
         for _, row in archive.rows(table)
     }
+    sizes = {entry.name: entry.size_bytes for entry in archive.manifest.entries}
     for sha256 in sorted(set(archive.blobs()) & named):
+        if sizes[blob_entry(sha256)] > MAX_BODY_BYTES:  # it is read as a whole wherever it is used
+            raise ArchiveError(
+                f"The probe set {sha256} of the archive has {sizes[blob_entry(sha256)]} bytes, and "
+                f"{MAX_BODY_BYTES} are the most."
+            )
         with archive.open_blob(sha256) as content:
             try:
                 parse_probe_set(content, JSON_LINES)

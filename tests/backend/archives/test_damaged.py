@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.archives.importing import import_archive
 from backend.archives.manifest import MANIFEST, ArchiveError
 from backend.auth.principals import SystemPrincipal
+from backend.contracts.probe_sets import MAX_BODY_BYTES, MIN_TEXTS, encode_probe_set
 from backend.db.base import Base
 from backend.db.session import SessionFactory
 from backend.settings import Settings
@@ -130,6 +131,15 @@ def call_a_state_a_probe_set(files: Files) -> bytes:
     return change("federations", "probe_set_sha256", sha256)(files)
 
 
+def pad_a_probe_set(files: Files) -> bytes:
+    """Texts that can be read, with more beside them than anybody could upload."""
+    rows = encode_probe_set(f"text {number}" for number in range(MIN_TEXTS))
+    content = rows[:-2] + b', "pad": "' + b"x" * MAX_BODY_BYTES + b'"}\n'
+    sha256 = hashlib.sha256(content).hexdigest()
+    spoil = change("federations", "probe_set_sha256", sha256)
+    return spoil(files | {f"blobs/{sha256}": content})
+
+
 FOREIGN = "01234567-89ab-7cde-8f01-23456789abcd"
 
 
@@ -157,6 +167,7 @@ FOREIGN = "01234567-89ab-7cde-8f01-23456789abcd"
             "dataset names bytes"),
         (change("runs", "probe_set_sha256", "0" * 64), "probe_set_sha256 is 000"),
         (call_a_state_a_probe_set, "The probe set .* of the archive: Line 1: .* is not valid JSON"),
+        (pad_a_probe_set, "The probe set .* of the archive has 16778.* bytes, and 16777216"),
         (change("clients", "base_model", {"source": "folder", "id": "/etc"}), "folder"),
         (change("rounds", "round_number", None), "rounds.jsonl line 1: round_number"),
     ],
