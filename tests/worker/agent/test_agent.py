@@ -40,6 +40,7 @@ from worker.agent.premises import Premises, open_premises
 from worker.agent.store import StateFolder
 from worker.federated import types
 from worker.federated.base_models import load_base_model
+from worker.federated.errors import ProbeTextError
 from worker.federated.objectives.loading import load_for_task
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.wire import decode_plan, decode_private, decode_update, encode_update
@@ -250,6 +251,21 @@ def test_a_row_that_cannot_be_learnt_is_not_quoted_to_the_platform(
     assert "the log of the client's agent has the details" in error
     assert SECRET_WORD not in error
     assert SECRET_WORD in caplog.text, "its owner sees it"
+
+
+def test_a_probe_text_that_is_too_long_is_named_for_those_who_chose_it(
+    site: Site, premises: Premises, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot_read(*_args: object, **_options: object) -> None:
+        raise ProbeTextError("The probe text 'Once upon' has 600 tokens.")
+
+    agent = make_agent(site, premises, tmp_path / "state")
+    run_id = site.start_run()
+    monkeypatch.setattr(Agent, "_local_client", cannot_read)
+    do_next(site, agent)
+    error = site.run(run_id).error
+    assert error is not None
+    assert "The probe text 'Once upon' has 600 tokens." in error
 
 
 def test_state_that_is_gone_is_not_replaced_by_a_fresh_start(
