@@ -70,7 +70,9 @@ def round_text(run: Run) -> str:
             return f"{run.stopped_after} of {run.num_rounds} rounds, stopped early"
         return f"all {run.num_rounds} rounds" if run.num_rounds > 1 else "1 round"
     if run.round_number == 0:
-        return "not begun" if run.started_at is None else "agreeing on common codes"
+        if run.started_at is None:
+            return "not begun"
+        return "before round 1" if run.status.is_terminal else "agreeing on common codes"
     if run.round_number > (run.stopped_after or run.num_rounds):
         return "delivering adapters"
     return f"round {run.round_number} of {run.num_rounds}"

@@ -175,6 +175,9 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
     if not up and not down:
         st.caption("Appears with the first update that a client sends.")
         return
+    if not history.train_rounds():
+        st.caption(_sent_before_round_1(history))
+        return
     left, right = st.columns([3, 2])
     left.plotly_chart(
         charts.traffic_figure(styles, from_round_1(up), from_round_1(down)),
@@ -194,16 +197,20 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
         key="run.cumulative",
         config=CHART,
     )
-    before = history.totals(MetricName.BYTES_UP).get(0)
-    once = (
-        ""
-        if before is None
-        else f"Before round 1 all clients together sent {bytes_text(int(before))} once, to agree "
-        "on common codes; that is in the sums on the right. "
-    )
     st.caption(
-        f"Encoded payload bytes. {once}The reference is what the same clients would have sent up "
-        "with their full LoRA factors A and B."
+        "Encoded payload bytes. The reference is what the same clients would have sent up with "
+        f"their full LoRA factors A and B. {_sent_before_round_1(history)}"
+    )
+
+
+def _sent_before_round_1(history: LiveHistory) -> str:
+    """What agreeing on codes has cost, in a sentence; empty where there was none."""
+    sent = history.totals(MetricName.BYTES_UP).get(0)
+    if sent is None:
+        return ""
+    return (
+        "To agree on common codes before round 1, all clients together sent "
+        f"{bytes_text(int(sent))} once; that is in the sums since the start."
     )
 
 

@@ -26,7 +26,9 @@ def test_it_is_seen_as_a_step_of_its_own(platform: FakePlatform, open_page: Open
     later = text_of(open_page(pages.RUN, id=str(run.id)))
     assert "round 1 of 5" in later
     assert "Clients in round 1" in later
-    assert "all clients together sent 2.9 MiB once, to agree on common codes" in later
+    sentence = "To agree on common codes before round 1, all clients together sent 2.9 MiB once"
+    assert sentence in text
+    assert sentence in later
 
 
 def test_before_it_the_run_has_not_begun(platform: FakePlatform) -> None:

@@ -121,7 +121,7 @@ def agree(
         InvalidConfigError: the texts are too few for the global rank.
     """
     clients = {client.client_id: client for client in federation.clients}
-    totals: Tensors = {}
+    totals: Tensors = {}  # upper triangles, fp64
     masses: dict[str, float] = {}
     num_clients = 0
     for update in updates:
@@ -131,17 +131,19 @@ def agree(
                 f"The update of client {update.client_id!r} comes from outside the federation or "
                 "came twice: refuse it."
             )
-        for side, matrix in _read(client, update, num_probes).items():
-            totals[side] = totals.get(side, torch.zeros_like(matrix)) + update.num_examples * matrix
+        for side, triangle in _checked(client, update, num_probes).items():
+            part = update.num_examples * triangle.double()
+            totals[side] = totals[side] + part if side in totals else part
             masses[side] = masses.get(side, 0.0) + update.num_examples
         num_clients += 1
     if not totals:
         raise InvalidUpdateError("No client sent an update: a round needs at least one.")
-    codes = {
-        side: agreed_codes(total / masses[side], federation.global_rank)
-        for side, total in totals.items()
-    }
-    explained = [_explained(totals[side], codes[side]) for side in codes]
+    codes: Tensors = {}
+    explained = []
+    for side, total in totals.items():  # one whole matrix at a time: there may be many probes
+        matrix = _whole(total / masses[side], num_probes)
+        codes[side] = agreed_codes(matrix, federation.global_rank)
+        explained.append(_explained(matrix, codes[side]))
     next_state = ServerState(
         tensors={**state.tensors, **{f"codes/{side}": found for side, found in codes.items()}},
         meta=dict(state.meta),
@@ -168,25 +170,22 @@ def require_enough(num_probes: int, global_rank: int) -> None:
         )
 
 
-def _read(client: ClientSpec, update: ClientUpdate, num_probes: int) -> Tensors:
-    """What one client sent, by `<role>/<side>`, (n, n) fp64."""
+def _checked(client: ClientSpec, update: ClientUpdate, num_probes: int) -> Tensors:
+    """What one client sent, by `<role>/<side>`: upper triangles, as they came."""
     origin = f"the update of client {update.client_id!r}"
     if update.num_examples < 1:
         raise InvalidUpdateError(f"{origin} states {update.num_examples} examples: need 1.")
     spec = TensorSpec((num_probes * (num_probes + 1) // 2,))
     sides = [f"{role}/{side}" for role in client.modules for side in ("in", "out")]
     require_tensors(update.shared, {f"agreement/{side}": spec for side in sides}, origin)
-    matrices = {
-        side: _whole(packed, num_probes)
-        for side, packed in take("agreement", update.shared).items()
-    }
-    for side, matrix in matrices.items():
-        if not _is_mean_of_projections(matrix):
+    triangles = take("agreement", update.shared)
+    for side, triangle in triangles.items():
+        if not _is_mean_of_projections(_whole(triangle, num_probes)):
             raise InvalidUpdateError(
                 f"In {origin}, 'agreement/{side}' has eigenvalues outside of [0, 1], which a mean "
                 "of projections cannot have: start that client with the version of the platform."
             )
-    return matrices
+    return triangles
 
 
 def _is_mean_of_projections(matrix: torch.Tensor) -> bool:
