@@ -189,14 +189,10 @@ def _ordered(comparison: models.Comparison, runs: Iterable[models.Run]) -> list[
     return sorted(runs, key=lambda run: (arms[str(run.arm)], seeds[run.seed]))
 
 
-def _is_local(arm: Arm) -> bool:
-    return arm.strategy.name is StrategyName.LOCAL_ONLY
-
-
 def _best_local(arms: Sequence[Arm], figures: Figures) -> tuple[str | None, BySeed]:
     """The best arm in which clients are alone, by its mean; the untrained models are one too."""
     candidates: dict[str, BySeed] = {
-        arm.name: figures.mean(arm.name, DELIVERED) for arm in arms if _is_local(arm)
+        arm.name: figures.mean(arm.name, DELIVERED) for arm in arms if arm.is_local
     }
     for name in list(candidates):
         candidates.setdefault(UNTRAINED, figures.mean(name, BEFORE))
@@ -303,15 +299,15 @@ class _Judge:
 
     def over_local_only(self, arm: Arm) -> Interval | None:
         """Difference to the local arm, preferably the one that trains as all the others do."""
-        local = sorted(filter(_is_local, self.arms), key=lambda arm: arm.training != SAME_TRAINING)
-        local_only = local[0].name if local else None
-        if local_only is None or _is_local(arm):
+        named = [a for a in self.arms if a.strategy.name is StrategyName.LOCAL_ONLY]
+        if not named or arm in named:
             return None
+        local_only = min(named, key=lambda local: local.training != SAME_TRAINING).name
         return paired(self._delivered(arm.name), self._delivered(local_only))
 
     def judge(self, arm: Arm, best_local: str | None, alone: BySeed) -> _Judgement:
         """The verdict on one arm; none on local arms and controls."""
-        if best_local is None or arm.control != "none" or _is_local(arm):
+        if best_local is None or arm.control != "none" or arm.is_local:
             return _Judgement()
         gain = paired(self._delivered(arm.name), alone)
         permuted = [o.name for o in self.arms if o.control == "permuted" and o.is_control_of(arm)]

@@ -16,6 +16,8 @@ from backend.contracts.training import TrainingConfig
 
 MAX_RUNS = 500
 UNTRAINED = "untrained"
+ALONE = "alone"
+"""The control in which clients share nothing."""
 
 Label = Annotated[
     str,
@@ -104,8 +106,8 @@ class ComparisonCreate(Request):
     controls: bool = Field(
         False,
         description="adds what a gain must be measured against: local_only, and for every arm "
-        "whose strategy has negative controls the same with permuted and with noisy shared "
-        "matrices",
+        "whose strategy has controls the same with permuted and with noisy shared matrices, and "
+        "without sharing",
     )
 
     @model_validator(mode="after")
@@ -146,11 +148,12 @@ def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
             strategy=arm.strategy.model_copy(update={"control": control}),
             label=control if arm.label is None else f"{arm.label}_{control}",
             privacy=arm.privacy,
-            robustness=arm.robustness,
+            robustness=TRUSTING if control == ALONE else arm.robustness,
             training=arm.training,
         )
         for control in get_args(field.annotation)
-        if control != "none"
+        # Alone there is no sum that could hide an update, so a protected arm has no such control.
+        if control != "none" and not (control == ALONE and arm.privacy != NO_PRIVACY)
     ]
 
 
@@ -169,8 +172,13 @@ class Arm(Answer):
 
     @property
     def control(self) -> str:
-        """`permuted` or `noise` for a negative control, else `none`."""
+        """`permuted`, `noise` or `alone` for a control, else `none`."""
         return str(getattr(self.strategy, "control", "none"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no client learns from another."""
+        return self.strategy.name is StrategyName.LOCAL_ONLY or self.control == ALONE
 
     @property
     def title(self) -> str:
@@ -244,7 +252,7 @@ class ArmResult(Answer):
     name: str
     title: str = Field(description="the name, with `(in groups)` where sharing stays in groups")
     strategy: Params
-    is_control: bool = Field(description="a negative control: no candidate for use")
+    is_control: bool = Field(description="a control: no candidate for use")
     seeds: list[int] = Field(description="of the completed runs")
     clients: list[ClientResult]
     overall: Accuracies = Field(description="of the mean over clients, which is taken per seed")

@@ -178,6 +178,11 @@ def _h2tune_refusals(params: H2TuneParams, protection: str) -> list[str]:
             f"With aggregation `{params.aggregation}` a client sends whole matrices, of which "
             "there is no small change to clip: set `aggregation` to `delta`."
         )
+    if protection == "secure aggregation" and params.control == "alone":
+        found.append(
+            "Control `alone` keeps every client's matrices apart, so there is no sum to hide them "
+            "in: leave secure aggregation out of this arm."
+        )
     if protection == "secure aggregation" and params.layout != "block":
         found.append(
             f"With layout `{params.layout}` clients hold different entries, and the sum of an "

@@ -178,6 +178,11 @@ def _not_one_sum(params: Params) -> str | None:
             "Aggregation `relevance` gives H2Tune's clients different sums, of which a robust rule "
             "could protect none: set `aggregation` to `delta`."
         )
+    if params.control == "alone":
+        return (
+            "Control `alone` adds up nothing, so there is nothing for a robust rule to protect: "
+            "leave the rule out of this arm."
+        )
     if params.conflict != "none":
         return (
             f"Conflict `{params.conflict}` already changes the updates that a robust rule would "

@@ -189,12 +189,13 @@ class H2TuneParams(StrategyParams):
         "had before does better on its validation split. Training goes on from what is shared "
         "either way.",
     )
-    control: Literal["none", "permuted", "noise"] = Field(
+    control: Literal["none", "permuted", "noise", "alone"] = Field(
         "none",
-        title="Negative control",
+        title="Control",
         description="permuted: the entries of what a round changes in the shared matrices are "
-        "shuffled. noise: replaced by noise of the same norm. A gain that survives a control is "
-        "not transfer.",
+        "shuffled. noise: replaced by noise of the same norm. A gain that survives one of these "
+        "is not transfer. alone: every client goes on from its own changes; a gain over local_only "
+        "that is left then is owed to the shape, not to others.",
     )
 
     @model_validator(mode="after")

@@ -117,12 +117,15 @@ def test_controls_are_arms_of_their_own(operator: Caller, federation: dict[str, 
         "h2tune_probe",
         "h2tune_permuted",
         "h2tune_noise",
+        "h2tune_alone",
         "h2tune_probe_permuted",
         "h2tune_probe_noise",
+        "h2tune_probe_alone",
         "local_only",
     ]
     assert strategies["h2tune_probe_noise"]["gauge"] == "probe"
     assert strategies["h2tune_probe_noise"]["control"] == "noise"
+    assert strategies["h2tune_probe_alone"]["control"] == "alone"
     assert strategies["h2tune_permuted"]["control"] == "permuted"
 
 
@@ -131,7 +134,7 @@ def test_controls_that_were_asked_for_are_not_doubled(
 ) -> None:
     comparison = make_comparison(operator, federation, controls=True, seeds=[0])
     names = [arm["name"] for arm in comparison["arms"]]
-    assert names == ["local_only", "h2tune", "h2tune_permuted", "h2tune_noise"]
+    assert names == ["local_only", "h2tune", "h2tune_permuted", "h2tune_noise", "h2tune_alone"]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +245,7 @@ def test_an_arm_may_train_at_its_own_learning_rate(
         "h2tune_lr_1e_4": 1e-4,
         "h2tune_lr_1e_4_permuted": 1e-4,
         "h2tune_lr_1e_4_noise": 1e-4,
+        "h2tune_lr_1e_4_alone": 1e-4,
     }
     assert {training["local_steps"] for training in trainings.values()} == {5}
     for wrong, field in (

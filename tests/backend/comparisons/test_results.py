@@ -33,6 +33,7 @@ DELIVERED = {
 COSTS = {
     "local_only": {"bytes_up": 0.0, "bytes_down": 0.0, "seconds_train": 2.0},
     "h2tune": {"bytes_up": 100.0, "bytes_down": 50.0, "seconds_train": 3.0},
+    "h2tune_alone": {"bytes_up": 100.0, "bytes_down": 50.0, "seconds_train": 3.0},
     "h2tune_permuted": {"bytes_up": 90.0, "bytes_down": 40.0, "seconds_train": 1.0},
 }
 
@@ -147,6 +148,26 @@ def test_a_gain_is_measured_against_the_best_of_several_local_arms(
     assert arm["over_local_only"]["mean"] == pytest.approx(0.10), "the one that trains as h2tune"
     assert arm["verdict"] == "no gain shown"
     assert "over local_only_lr_1e_3" in arm["sentence"]
+
+
+def test_the_same_shape_alone_may_be_the_best_local_arm(
+    operator: Caller, federation: dict[str, Any], session: Session
+) -> None:
+    alone = {"strategy": {"name": "h2tune", "control": "alone"}, "label": "alone"}
+    arms = [*ARMS, alone]
+    comparison = make_comparison(operator, federation, arms=arms, seeds=[0, 1, 2])
+    shape = {
+        ("h2tune_alone", seed): (first + 0.05, second + 0.05)
+        for (arm, seed), (first, second) in DELIVERED.items()
+        if arm == "local_only"
+    }
+    play(session, federation, comparison, {**DELIVERED, **shape})
+    results = results_of(operator, comparison)
+    assert results["best_local"] == "h2tune_alone"
+    arm = arm_of(results, "h2tune_alone")
+    assert (arm["is_control"], arm["verdict"], arm["gain"]) == (True, None, None)
+    assert arm["over_local_only"]["mean"] == pytest.approx(0.05)
+    assert arm_of(results, "h2tune")["gain"]["mean"] == pytest.approx(0.05)  # .10 without it
 
 
 def test_fronts_leave_out_controls(operator: Caller, finished: dict[str, Any]) -> None:

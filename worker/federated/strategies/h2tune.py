@@ -56,6 +56,7 @@ from worker.federated.client_round import (
 from worker.federated.errors import InvalidConfigError
 from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
+from worker.federated.strategies.h2tune_alone import AloneAggregation
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_exchange import (
     agree,
@@ -321,15 +322,22 @@ class H2Tune:
         """
         if self._exchanges(federation) and not has_codes(state):
             return agree(state, federation, updates, len(federation_texts(federation)))
-        personal = self.params.aggregation == "relevance"
-        kind = RelevanceAggregation if personal else Aggregation
-        aggregation = kind(self.params, state, federation)
+        aggregation = self._aggregation(state, federation)
         for update in updates:
             aggregation.add(update)
         return aggregation.result()
 
     def _gauge(self, federation: FederationSpec) -> Gauge:
         return gauge_for(self.params, (client.task for client in federation.clients))
+
+    def _aggregation(
+        self, state: ServerState, federation: FederationSpec
+    ) -> Aggregation | AloneAggregation:
+        if self.params.control == "alone":
+            return AloneAggregation(self.params, state, federation)
+        personal = self.params.aggregation == "relevance"
+        kind = RelevanceAggregation if personal else Aggregation
+        return kind(self.params, state, federation)
 
     def _exchanges(self, federation: FederationSpec) -> bool:
         return exchanges_codes(self.params, (client.task for client in federation.clients))

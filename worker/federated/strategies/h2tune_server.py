@@ -214,7 +214,7 @@ class Aggregation:
         The change keeps its size: `permuted` shuffles the entries of each slot's change, `noise`
         draws it anew with the same norm.
         """
-        if self._params.control == "none":
+        if self._params.control in {"none", "alone"}:
             return new
         change = (new - old).flatten(1)
         source = generator(self._state.meta["seed"], "control", self._round_number, role, *stream)
