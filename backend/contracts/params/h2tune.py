@@ -82,7 +82,8 @@ class H2TuneParams(StrategyParams):
         le=1000,
         title="Agreement that counts",
         description="Aggregation relevance: how many standard deviations above chance the cosine "
-        "of two clients' changes must be for them to learn from each other.",
+        "of two clients' changes must be for them to learn from each other; and it must be more "
+        "than half of what either has in common with its best partner.",
     )
     server_learning_rate: float = Field(
         1.0,

@@ -5,10 +5,12 @@ for W rounds. Then the server compares what they have found independently of eac
 
     C_i = sum of U_i over the first W rounds,    z_ij = cos(C_i, C_j) sqrt(n),
 
-over the n entries that are not zero in either. For unrelated directions z is about standard normal.
-Client i takes from j where z_ij exceeds a threshold, and always from itself, in proportion to
-numbers of examples. The weights w_ij are settled once, for later changes are not independent any
-more: clients that share repair the same errors, whatever their tasks. Then and in all later rounds
+over the n entries that are not zero in either. For unrelated directions z is about standard normal;
+clients of one base model agree a little more, whatever their tasks. So i and j are alike if z_ij
+exceeds a threshold and half of the largest z of i, and of j. Client i takes from those it is like,
+and always from itself, in proportion to numbers of examples. The weights w_ij are settled once, for
+later changes are not independent any more: clients that share repair the same errors, whatever
+their tasks. Then and in all later rounds
 
     S_i <- S_i + eta sum_j w_ij U_j / sum_j w_ij h_j,
 
@@ -36,6 +38,9 @@ from worker.federated.types import (
     Tensors,
 )
 from worker.federated.wire import require_finite
+
+SHARE_OF_BEST = 0.5
+"""Of a client's largest agreement, what another one must exceed to be alike."""
 
 Weights = dict[str, dict[str, float]]
 """By receiver and source, client ids; a receiver's weights sum to 1."""
@@ -136,12 +141,24 @@ def mixing_weights(
         num_examples: by client id.
         threshold: least z of a source, in standard deviations of chance.
     """
+    found = {
+        receiver: {
+            source: _agreement(own, other)
+            for source, other in changes.items()
+            if source != receiver
+        }
+        for receiver, own in changes.items()
+    }
+    bars = {
+        client: max([threshold, *(SHARE_OF_BEST * z for z in agreements.values())])
+        for client, agreements in found.items()
+    }
     weights: Weights = {}
-    for receiver, own in changes.items():
+    for receiver, agreements in found.items():
         masses = {
             source: float(num_examples[source])
-            for source, other in changes.items()
-            if source == receiver or _agreement(own, other) > threshold
+            for source in changes
+            if source == receiver or agreements[source] > max(bars[receiver], bars[source])
         }
         total = sum(masses.values())
         weights[receiver] = {source: mass / total for source, mass in sorted(masses.items())}

@@ -33,6 +33,22 @@ def test_weights_follow_agreement_and_examples() -> None:
     assert apart == {name: {name: 1.0} for name in "abc"}
 
 
+def test_who_agrees_far_less_than_the_best_is_not_alike() -> None:
+    """Clients of one model agree a little whatever their tasks; z is twice the cosine here."""
+    changes = {
+        "a": change(1.0, 0.0001, 0.0001, 0.0001),
+        "b": change(10.0, 1.0, 1.0, 1.0),  # 0.99 with a: z = 1.97
+        "c": change(1.0, 2.0, 2.0, 1.0),  # 0.32 with a, z = 0.63; 0.47 with b, z = 0.93
+        "d": change(0.1, 2.0, 2.0, 1.0),  # 0.03 with a; 0.20 with b; 0.96 with c, z = 1.91
+    }
+    weights = mixing_weights(changes, dict.fromkeys("abcd", 1), threshold=0.5)
+    assert weights["a"] == weights["b"] == {"a": 0.5, "b": 0.5}
+    assert weights["c"] == weights["d"] == {"c": 0.5, "d": 0.5}
+    without = {name: changes[name] for name in "abc"}
+    # The best of c is b, but b has a better one: likeness is mutual.
+    assert mixing_weights(without, dict.fromkeys("abc", 1), threshold=0.5)["c"] == {"c": 1.0}
+
+
 def test_only_entries_that_both_hold_are_compared() -> None:
     changes = {"a": change(1.0, 1.0, 5.0, 5.0), "b": change(1.0, 1.0, 0.0, 0.0)}
     # cosine 1 over two entries: z = 1.41.
