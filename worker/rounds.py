@@ -119,7 +119,8 @@ def open_round(platform: Platform, run_id: UUID) -> None:
         return
     with _RunGuard(platform, run_id):
         require_room_for_round(platform, run)
-        probes = artifacts.load_probes(platform, run)
+        # The first state takes from the texts what later rounds need.
+        probes = artifacts.load_probes(platform, run) if run.state_sha256 is None else ()
         federation = describe_federation(clients, global_rank, probes)
         _open(platform, run, plan_opening(run, clients, busy, refusals), federation)
 
@@ -245,7 +246,8 @@ def close_round(platform: Platform, round_id: UUID) -> None:
         if round_.kind is RoundKind.DELIVER:
             _complete(platform, run, round_)
         else:
-            probes = artifacts.load_probes(platform, run)
+            is_gauge = round_.kind is RoundKind.GAUGE
+            probes = artifacts.load_probes(platform, run) if is_gauge else ()
             _aggregate(platform, run, round_, describe_federation(clients, global_rank, probes))
 
 

@@ -121,11 +121,6 @@ def probe_scores(activations: torch.Tensor, num_scores: int = SCORES_PER_LINEAR)
     return scores
 
 
-def num_scores(num_units: int, num_codes: int) -> int:
-    """How many scores of each linear enter the common codes: k, at least R where k allows."""
-    return min(SCORES_PER_LINEAR, max(num_codes, num_units // UNITS_PER_SCORE))
-
-
 def agreement(scores: Iterable[torch.Tensor]) -> torch.Tensor:
     """What some layers say about the units, sum_j U_j U_j^T: which units they take to be alike.
 
@@ -224,9 +219,14 @@ def gauged_factors(
 
 
 def scores_by_side(
-    model: PreTrainedModel, activations: Mapping[str, Activations], num_scores: int
+    model: PreTrainedModel, activations: Mapping[str, Activations], num_codes: int
 ) -> dict[str, list[torch.Tensor]]:
     """A client's scores for the exchange, one matrix per layer.
+
+    Args:
+        model: whose linears were recorded.
+        activations: by module.
+        num_codes: R, which with the number of units decides k.
 
     Returns:
         By `<role>/in` and `<role>/out`, matrices (n, k) in the order of the layers.
@@ -234,9 +234,15 @@ def scores_by_side(
     scores: dict[str, list[torch.Tensor]] = {}
     for module in adapted_modules(model):
         seen = activations[module.name]
-        scores.setdefault(f"{module.role}/in", []).append(probe_scores(seen.inputs, num_scores))
-        scores.setdefault(f"{module.role}/out", []).append(probe_scores(seen.outputs, num_scores))
+        for side, pooled in (("in", seen.inputs), ("out", seen.outputs)):
+            found = probe_scores(pooled, _num_scores(len(pooled), num_codes))
+            scores.setdefault(f"{module.role}/{side}", []).append(found)
     return scores
+
+
+def _num_scores(num_units: int, num_codes: int) -> int:
+    """How many scores of each linear enter the common codes: k, at least R where k allows."""
+    return min(SCORES_PER_LINEAR, max(num_codes, num_units // UNITS_PER_SCORE))
 
 
 def _standardised(vectors: torch.Tensor) -> torch.Tensor:

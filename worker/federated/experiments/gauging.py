@@ -11,7 +11,6 @@ from worker.federated.gauge import (
     agreed_codes,
     agreement,
     gauged_factors,
-    num_scores,
     record,
     reference_codes,
     scores_by_side,
@@ -61,7 +60,7 @@ def _codes(
 ) -> dict[str, torch.Tensor]:
     scores: dict[str, list[torch.Tensor]] = {}
     by_model = {
-        client_id: scores_by_side(client.model, seen[client_id], _num_scores(setting, seen))
+        client_id: scores_by_side(client.model, seen[client_id], setting.global_rank)
         for client_id, client in {id(client.model): client for client in clients}.items()
     }
     for client in clients:
@@ -76,13 +75,6 @@ def _codes(
     last = adapted_modules(reference.model)[-1].name
     outputs = seen[id(reference.model)][last].outputs
     return dict.fromkeys(scores, reference_codes(outputs, setting.global_rank))
-
-
-def _num_scores(setting: Setting, seen: Mapping[int, Mapping[str, Activations]]) -> int:
-    """k; the units are the same for all models."""
-    of_one_model = next(iter(seen.values()))
-    num_units = len(next(iter(of_one_model.values())).inputs)
-    return num_scores(num_units, setting.global_rank)
 
 
 def _factors(

@@ -89,8 +89,7 @@ def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
     """Public texts of the setting's tasks: outside all training, validation and test slices."""
     wanted = setting.probes.num_texts
     if setting.probes.task is not None:
-        others = _read(_files(data_dir), setting.probes.task, "train")[-wanted:]
-        return [text for row in others for text in row.text.split("\n")][:wanted]
+        return _last_texts(data_dir, setting.probes.task, wanted)
     tasks = list(dict.fromkeys(member.task for member in setting.members))
     each = -(-wanted // len(tasks))
     texts: list[str] = []
@@ -105,9 +104,14 @@ def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
         elif isinstance(member, DecoderMember):
             texts += decoder_probes(setting, member.task, _files(data_dir), each)
         else:
-            lines = _read(_files(data_dir), member.task, "train")[-each:]
-            texts += [text for row in lines for text in row.text.split("\n")][:each]
+            texts += _last_texts(data_dir, member.task, each)
     return texts[:wanted]
+
+
+def _last_texts(data_dir: Path | None, task: str, count: int) -> list[str]:
+    """So many texts from the end of a task's training file, where no client's rows come from."""
+    rows = _read(_files(data_dir), task, "train")[-count:]
+    return [text for row in rows for text in row.text.split("\n")][:count]
 
 
 def _builtin_client(

@@ -25,7 +25,6 @@ from worker.federated.errors import InvalidConfigError, InvalidUpdateError
 from worker.federated.gauge import (
     agreed_codes,
     agreement,
-    num_scores,
     record,
     scores_by_side,
 )
@@ -80,8 +79,7 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
     client.on_progress(Progress("probing", 0, 1))
     with watch.measure(MetricName.SECONDS_LOAD):
         seen = record(client.model, client_probes(plan, client))
-        num_units = len(next(iter(seen.values())).inputs)
-        sides = scores_by_side(client.model, seen, num_scores(num_units, plan.global_rank))
+        sides = scores_by_side(client.model, seen, plan.global_rank)
         shared = {
             f"agreement/{side}": _upper(agreement(scores) / plan.num_slots)
             for side, scores in sides.items()
