@@ -193,9 +193,9 @@ def gauged_factors(
 ) -> Factors:
     """A reads the codes off a linear's input, B writes them into its output.
 
-    A is the ridge regression from centred x to G, then made orthogonal to the mean of x, so that
-    the update adds no constant and stays a plain LoRA. B is the covariance of y with G: writing one
-    unit of code c moves the output as far as one standard deviation of c does in this model.
+    A is `reading_factor`; being orthogonal to the mean of x, it makes the update add no constant,
+    so that it stays a plain LoRA. B is the covariance of y with G: writing one unit of code c moves
+    the output as far as one standard deviation of c does in this model.
 
     Args:
         activations: of the linear.
@@ -203,19 +203,34 @@ def gauged_factors(
         out_codes: G of the output side, (n, R).
         ridge: penalty in mean variances of x, above 0.
     """
-    inputs, outputs = activations.inputs.double(), activations.outputs.double()
+    outputs = activations.outputs.double()
+    out = (outputs - outputs.mean(dim=0)).T @ out_codes.double() / len(outputs)
+    return Factors(reading_factor(activations.inputs, in_codes, ridge), out.float())
+
+
+def reading_factor(inputs: torch.Tensor, codes: torch.Tensor, ridge: float = RIDGE) -> torch.Tensor:
+    """A: the ridge regression from centred x to G, made orthogonal to the mean of x.
+
+    Args:
+        inputs: x, (n, d).
+        codes: G, (n, R).
+        ridge: penalty in mean variances of x, above 0.
+
+    Returns:
+        (R, d) fp32.
+    """
+    inputs = inputs.double()
     num_units, width = inputs.shape
     mean = inputs.mean(dim=0)
     centred = inputs - mean
     covariance = centred.T @ centred / num_units
     penalty = ridge * covariance.trace() / width
     eye = torch.eye(width, dtype=torch.float64)
-    target = centred.T @ in_codes.double() / num_units
+    target = centred.T @ codes.double() / num_units
     factor = torch.linalg.solve(covariance + penalty * eye, target).T
     direction = mean / mean.norm().clamp_min(1e-12)
-    factor = factor - (factor @ direction)[:, None] * direction
-    out = (outputs - outputs.mean(dim=0)).T @ out_codes.double() / num_units
-    return Factors(factor.float(), out.float())
+    found: torch.Tensor = (factor - (factor @ direction)[:, None] * direction).float()
+    return found
 
 
 def scores_by_side(
@@ -235,12 +250,12 @@ def scores_by_side(
     for module in adapted_modules(model):
         seen = activations[module.name]
         for side, pooled in (("in", seen.inputs), ("out", seen.outputs)):
-            found = probe_scores(pooled, _num_scores(len(pooled), num_codes))
+            found = probe_scores(pooled, score_count(len(pooled), num_codes))
             scores.setdefault(f"{module.role}/{side}", []).append(found)
     return scores
 
 
-def _num_scores(num_units: int, num_codes: int) -> int:
+def score_count(num_units: int, num_codes: int) -> int:
     """How many scores of each linear enter the common codes: k, at least R where k allows."""
     return min(SCORES_PER_LINEAR, max(num_codes, num_units // UNITS_PER_SCORE))
 

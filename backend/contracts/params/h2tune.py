@@ -128,7 +128,8 @@ class H2TuneParams(StrategyParams):
         gt=0,
         le=1,
         title="Learning rate of the shared part",
-        description="Empty: 0.01 with gauge probe, else the run's learning rate.",
+        description="Empty: with gauge probe 0.01, or 0.02 where codes are written by effect; "
+        "else the run's learning rate.",
     )
     private_learning_rate: float | None = Field(
         None,
@@ -175,6 +176,14 @@ class H2TuneParams(StrategyParams):
         "client computes its factors alone; nothing is exchanged. exchange: before round 1 every "
         "client's model reads the probe texts, and the codes are what all models agree on; each "
         "client sends once which of the texts its model takes to be alike.",
+    )
+    writing: Literal["auto", "covariance", "effect"] = Field(
+        "auto",
+        title="How codes are written",
+        description="Gauge probe: what the factor B means. covariance: a layer's output looks as "
+        "it does for texts with more of a code. effect: what the model finally says moves towards "
+        "a code; the only way that carried knowledge between models with no weight in common. "
+        "auto: effect where every client's model is a text encoder, else covariance.",
     )
     code_selection: Literal["leading", "gradient"] = Field(
         "leading",

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from worker.federated.experiments.arm_kinds import GaugeSource, UntrainedArm
+from backend.contracts.h2tune_defaults import Writing
+from worker.federated.experiments.arm_kinds import GaugeSource
 from worker.federated.experiments.arms import ArmRunner
 from worker.federated.experiments.chart import write_chart
 from worker.federated.experiments.config import Experiment, Setting, load_experiment
-from worker.federated.experiments.gauging import gauged_private
+from worker.federated.experiments.gauging import gauge_of, gauged_private
 from worker.federated.experiments.members import make_clients, probe_texts
 from worker.federated.experiments.records import (
     append_records,
@@ -53,7 +54,7 @@ def main() -> None:
 
 def _run_setting(experiment: Experiment, setting: Setting, options: argparse.Namespace) -> None:
     path = options.out / RESULTS
-    gauges: dict[GaugeSource, dict[str, Tensors]] = {}
+    gauges: dict[tuple[GaugeSource, Writing], dict[str, Tensors]] = {}
     for seed in options.seeds if options.seeds is not None else range(experiment.seeds):
         pairs = make_clients(setting, seed, options.data_dir, options.models_dir)
         clients = [client for _, client in pairs]
@@ -68,11 +69,11 @@ def _run_setting(experiment: Experiment, setting: Setting, options: argparse.Nam
             if (setting.name, arm.name, seed) in done:
                 _LOGGER.info("%s seed %d %s: known", setting.name, seed, arm.name)
                 continue
-            source: GaugeSource = "none" if isinstance(arm, UntrainedArm) else arm.gauge
-            if source not in gauges:  # made from models and public texts: the same for all seeds
+            source, writing = gauge_of(arm, clients)
+            if (source, writing) not in gauges:  # from models and public texts: for all seeds
                 texts = [] if source == "none" else probe_texts(setting, options.data_dir)
-                gauges[source] = gauged_private(setting, clients, texts, source)
-            outcomes = runner.run(arm, gauges[source])
+                gauges[source, writing] = gauged_private(setting, clients, texts, source, writing)
+            outcomes = runner.run(arm, gauges[source, writing])
             append_records(
                 path,
                 [

@@ -65,7 +65,11 @@ from worker.federated.strategies.h2tune_exchange import (
     read_probes,
     require_enough,
 )
-from worker.federated.strategies.h2tune_gauge import client_factors, federation_codes
+from worker.federated.strategies.h2tune_gauge import (
+    client_factors,
+    federation_codes,
+    writing_for,
+)
 from worker.federated.strategies.h2tune_guard import (
     better,
     current_state,
@@ -81,6 +85,7 @@ from worker.federated.strategies.probe_texts import (
     gauge_of,
     own_texts,
     task_kinds,
+    writing_of,
 )
 from worker.federated.training import train
 from worker.federated.types import (
@@ -208,9 +213,11 @@ class H2Tune:
         Before clients that exchange codes have agreed on them: the probe texts.
         """
         if self._exchanges(federation) and not has_codes(state):
-            return gauge_plans(state, federation, state.meta["probe_kinds"])
+            writing = writing_for(self.params, federation.clients)
+            return gauge_plans(state, federation, state.meta["probe_kinds"], writing)
         plans = {}
-        params = settled(self.params, self._gauge(federation))
+        writing = writing_for(self.params, federation.clients)
+        params = settled(self.params, self._gauge(federation), writing)
         for client in federation.clients:
             masks = take(f"mask/{client.client_id}", state.tensors)
             learns_mask = round_number <= params.mask_warmup_rounds and not deliver
@@ -231,6 +238,7 @@ class H2Tune:
                     "send_mask": learns_mask or not masks,
                     "joint": round_number <= (params.joint_rounds or 0),
                     "gauge": params.gauge,
+                    "writing": writing,
                 },
             )
         return plans
@@ -321,7 +329,8 @@ class H2Tune:
         `InvalidUpdateError`, tensors that do not fit their sender.
         """
         if self._exchanges(federation) and not has_codes(state):
-            return agree(state, federation, updates, len(federation_texts(federation)))
+            writing = writing_for(self.params, federation.clients)
+            return agree(state, federation, updates, len(federation_texts(federation)), writing)
         aggregation = self._aggregation(state, federation)
         for update in updates:
             aggregation.add(update)
@@ -368,7 +377,7 @@ class H2Tune:
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
         client.on_progress(Progress("loading", 0, 1))
         private = client.private
-        params = settled(self.params, plan.settings["gauge"])
+        params = settled(self.params, plan.settings["gauge"], writing_of(plan))
         if params.gauge == "probe" and not take("factors", private):
             private = {**(private or {}), **client_factors(plan, client, params)}
         braid = ClientModel(params, plan, client)

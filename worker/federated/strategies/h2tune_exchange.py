@@ -10,26 +10,33 @@ sum_i p_i P_ik with p_i client i's share of all examples: generalised CCA in its
 needs no more than a sum, so that it may be formed behind masks. Here a client's training rows play
 no part; what its model makes of public texts does (docs/security.md says what that reveals).
 
-Leaves the client: the upper triangle of P for each role and side, once. Bytes: 4 m n (n + 1) for m
-roles. What comes back are codes, 8 m n R bytes, with the client's first plan.
+Where codes are written by their effect, one set of codes serves all linears, and U are the scores
+of what the model finally says of each text: one matrix P = U U^T in place of 2 m.
+
+Leaves the client: the upper triangle of each P, once. Bytes: 4 m n (n + 1) for m roles, or
+2 n (n + 1). What comes back are codes, 8 m n R or 4 n R bytes, with the client's first plan.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from backend.contracts.enums import RoundKind
+from backend.contracts.h2tune_defaults import Writing
 from backend.contracts.metrics import MetricName
 from worker.federated.client_round import Stopwatch, take, traffic
+from worker.federated.effect import summaries
 from worker.federated.errors import InvalidConfigError, InvalidUpdateError
 from worker.federated.gauge import (
     agreed_codes,
     agreement,
+    probe_scores,
     record,
+    score_count,
     scores_by_side,
 )
 from worker.federated.memory import peak_memory_bytes
-from worker.federated.strategies.probe_texts import client_probes
+from worker.federated.strategies.probe_texts import client_probes, writing_of
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
@@ -46,12 +53,15 @@ from worker.federated.wire import TensorSpec, require_tensors
 GAUGE_ROUND = 0
 """Its number: training begins with round 1."""
 
+SUMMARY = "summary"
+"""The only side where codes are written by their effect: what a model finally says."""
+
 _TOLERANCE = 1e-3
 """On eigenvalues of what was sent: fp32 and fixed-point sums round."""
 
 
 def gauge_plans(
-    state: ServerState, federation: FederationSpec, probe_kinds: list[str]
+    state: ServerState, federation: FederationSpec, probe_kinds: list[str], writing: Writing
 ) -> dict[str, ClientPlan]:
     """One plan per client: the texts to read, or the kinds of tasks from which to make them."""
     return {
@@ -63,7 +73,7 @@ def gauge_plans(
             global_rank=federation.global_rank,
             num_slots=federation.num_slots,
             tensors={name: t for name, t in state.tensors.items() if name == "probes"},
-            settings={"probe_kinds": probe_kinds},
+            settings={"probe_kinds": probe_kinds, "writing": writing},
         )
         for client in federation.clients
     }
@@ -78,12 +88,7 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
     watch = Stopwatch()
     client.on_progress(Progress("probing", 0, 1))
     with watch.measure(MetricName.SECONDS_LOAD):
-        seen = record(client.model, client_probes(plan, client))
-        sides = scores_by_side(client.model, seen, plan.global_rank)
-        shared = {
-            f"agreement/{side}": _upper(agreement(scores) / plan.num_slots)
-            for side, scores in sides.items()
-        }
+        shared = {f"agreement/{side}": _upper(found) for side, found in _found(plan, client)}
     return ClientUpdate(
         client_id=plan.client_id,
         round_number=plan.round_number,
@@ -99,19 +104,35 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
     )
 
 
+def _found(plan: ClientPlan, client: LocalClient) -> Iterator[tuple[str, torch.Tensor]]:
+    """P by side, (n, n) fp64 each."""
+    probes = client_probes(plan, client)
+    if writing_of(plan) == "effect":
+        said = summaries(client.model, probes)
+        yield SUMMARY, agreement([probe_scores(said, score_count(len(said), plan.global_rank))])
+        return
+    seen = record(client.model, probes)
+    for side, scores in scores_by_side(client.model, seen, plan.global_rank).items():
+        yield side, agreement(scores) / plan.num_slots
+
+
 def agree(
     state: ServerState,
     federation: FederationSpec,
     updates: Iterable[ClientUpdate],
     num_probes: int,
+    writing: Writing,
 ) -> tuple[ServerState, AggregationReport]:
     """The state with `codes/<role>/<side>`, (n, R) fp32, for every role that somebody has.
+
+    Where codes are written by their effect: with `codes`, one set for all.
 
     Args:
         state: before round 1.
         federation: of the run.
         updates: of `read_probes`; read once.
         num_probes: n.
+        writing: of the federation.
 
     Raises:
         InvalidUpdateError: an update comes from elsewhere or twice, is no sum of projections, or
@@ -129,7 +150,7 @@ def agree(
                 f"The update of client {update.client_id!r} comes from outside the federation or "
                 "came twice: refuse it."
             )
-        for side, triangle in _checked(client, update, num_probes).items():
+        for side, triangle in _checked(client, update, num_probes, writing).items():
             part = update.num_examples * triangle.double()
             totals[side] = totals[side] + part if side in totals else part
             masses[side] = masses.get(side, 0.0) + update.num_examples
@@ -142,17 +163,15 @@ def agree(
         matrix = _whole(total / masses[side], num_probes)
         codes[side] = agreed_codes(matrix, federation.global_rank)
         explained.append(_explained(matrix, codes[side]))
-    next_state = ServerState(
-        tensors={**state.tensors, **{f"codes/{side}": found for side, found in codes.items()}},
-        meta=dict(state.meta),
-    )
+    named = {"codes" if s == SUMMARY else f"codes/{s}": found for s, found in codes.items()}
+    next_state = ServerState(tensors={**state.tensors, **named}, meta=dict(state.meta))
     values = {"agreement_explained": sum(explained) / len(explained)}
     return next_state, AggregationReport(num_clients, values)
 
 
 def has_codes(state: ServerState) -> bool:
     """Whether the clients have agreed already."""
-    return any(name.startswith("codes/") for name in state.tensors)
+    return any(name == "codes" or name.startswith("codes/") for name in state.tensors)
 
 
 def require_enough(num_probes: int, global_rank: int) -> None:
@@ -168,13 +187,17 @@ def require_enough(num_probes: int, global_rank: int) -> None:
         )
 
 
-def _checked(client: ClientSpec, update: ClientUpdate, num_probes: int) -> Tensors:
-    """What one client sent, by `<role>/<side>`: upper triangles, as they came."""
+def _checked(
+    client: ClientSpec, update: ClientUpdate, num_probes: int, writing: Writing
+) -> Tensors:
+    """What one client sent, by `<role>/<side>` or `summary`: upper triangles, as they came."""
     origin = f"the update of client {update.client_id!r}"
     if update.num_examples < 1:
         raise InvalidUpdateError(f"{origin} states {update.num_examples} examples: need 1.")
     spec = TensorSpec((num_probes * (num_probes + 1) // 2,))
     sides = [f"{role}/{side}" for role in client.modules for side in ("in", "out")]
+    if writing == "effect":
+        sides = [SUMMARY]
     require_tensors(update.shared, {f"agreement/{side}": spec for side in sides}, origin)
     triangles = take("agreement", update.shared)
     for side, triangle in triangles.items():

@@ -6,31 +6,36 @@ agree on them in a round of their own (`h2tune_exchange`). A client that has no 
 codes, reads the same texts with its own model, and fits A and B (`worker.federated.gauge`), so that
 who joins late gets the same gauge.
 
-Bytes of codes, once: 4 n R, and with `exchange` as much for each role and side. Probe texts that
-the federation brought along come with them.
+B writes codes by covariance or by effect (`worker.federated.effect`); the second needs one set of
+codes for all linears, whatever its source.
+
+Bytes of codes, once: 4 n R; with `exchange`, written by covariance, as much for each role and side.
+Probe texts that the federation brought along come with them.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 
 import torch
 
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.codes import REFERENCE_MODEL
+from backend.contracts.h2tune_defaults import Writing
 from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.base_models import load_base_model
+from worker.federated.effect import effect_factors
 from worker.federated.errors import InvalidConfigError
 from worker.federated.gauge import Factors, gauged_factors, record, reference_codes
 from worker.federated.probes import probe_batches
-from worker.federated.roles import AdaptedModule, adapted_modules
+from worker.federated.roles import AdaptedModule, adapted_modules, family_of
 from worker.federated.strategies.h2tune_codes import code_energies
 from worker.federated.strategies.probe_texts import (
     MAX_PROBE_TOKENS,
     client_probes,
     federation_texts,
 )
-from worker.federated.types import ClientPlan, FederationSpec, LocalClient, Tensors
+from worker.federated.types import ClientPlan, ClientSpec, FederationSpec, LocalClient, Tensors
 
 REFERENCE = BaseModelRef(source="builtin", id=REFERENCE_MODEL)
 
@@ -57,13 +62,22 @@ def _codes(texts: tuple[str, ...], global_rank: int) -> torch.Tensor:
     return reference_codes(torch.cat(pooled), global_rank)
 
 
+def writing_for(params: H2TuneParams, clients: Iterable[ClientSpec]) -> Writing:
+    """How all clients of a federation write codes: as chosen, or with `auto` what was measured."""
+    if params.writing != "auto":
+        return params.writing
+    families = [family_of(client.architecture.family) for client in clients]
+    encoders = all(family.reads == "text" and not family.writes for family in families)
+    return "effect" if encoders else "covariance"
+
+
 def client_factors(plan: ClientPlan, client: LocalClient, params: H2TuneParams) -> Tensors:
     """What a client starts with: its factors in the common gauge, and which codes it holds.
 
     Args:
         plan: carries the codes, and the texts or kinds of tasks they belong to.
         client: with its base model as it came, without an adapter.
-        params: layout, sparsity and how codes are selected.
+        params: layout, sparsity, and how codes are written and selected; settled.
 
     Returns:
         `factors/A/<module>` (factor rank, in), `factors/B/<module>` (out, factor rank) and, in
@@ -72,14 +86,18 @@ def client_factors(plan: ClientPlan, client: LocalClient, params: H2TuneParams) 
     Raises:
         InvalidConfigError: its model reads no text, or the plan has no codes for a role.
     """
-    seen = record(client.model, client_probes(plan, client))
     modules = adapted_modules(client.model)
-    found = {
-        module.name: gauged_factors(
-            seen[module.name], _side(plan, module, "in"), _side(plan, module, "out")
-        )
-        for module in modules
-    }
+    if params.writing == "effect":
+        read = partial(client_probes, plan, client)
+        found = effect_factors(client.model, read, plan.tensors["codes"])
+    else:
+        seen = record(client.model, client_probes(plan, client))
+        found = {
+            module.name: gauged_factors(
+                seen[module.name], _side(plan, module, "in"), _side(plan, module, "out")
+            )
+            for module in modules
+        }
     geometry = make_geometry(
         params.layout, client.spec.lora_rank, plan.global_rank, params.sparsity
     )
