@@ -56,6 +56,7 @@ from worker.federated.client_round import (
 from worker.federated.errors import InvalidConfigError
 from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
+from worker.federated.strategies.guard import still_kept
 from worker.federated.strategies.h2tune_alone import AloneAggregation
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_exchange import (
@@ -66,12 +67,7 @@ from worker.federated.strategies.h2tune_exchange import (
     require_enough,
 )
 from worker.federated.strategies.h2tune_gauge import client_factors, federation_codes
-from worker.federated.strategies.h2tune_guard import (
-    better,
-    current_state,
-    remembered,
-    serve_better,
-)
+from worker.federated.strategies.h2tune_guard import current_state, serve_shared
 from worker.federated.strategies.h2tune_relevance import RelevanceAggregation
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
@@ -267,8 +263,6 @@ class H2Tune:
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(braid.model, client, plan.round_number)
-        served = better(remembered(client.private), before, received) if guarded else None
-        served = better(served, after, current_state(braid, client)) if guarded else None
         shared = braid.shared(with_masks=plan.settings["send_mask"])
         metrics: Metrics = {
             **before_and_after(before, after),
@@ -286,17 +280,16 @@ class H2Tune:
             MetricName.SHARED_CHANGE: relative_change(middles, braid.held_middles()),
             MetricName.MASK_CHURN: mask_churn(masks, braid.masks()),
         }
+        moments = below("moments", trained.moments)
+        private = {**braid.private(), **kept_head(client), **moments}
+        if guarded:
+            private |= still_kept(client.private, metrics, received, current_state(braid, client))
         return ClientUpdate(
             client_id=plan.client_id,
             round_number=plan.round_number,
             num_examples=len(client.data.train),
             shared=shared,
-            private={
-                **braid.private(),
-                **kept_head(client),
-                **below("moments", trained.moments),
-                **({} if served is None else served.kept()),
-            },
+            private=private,
             metrics=metrics,
         )
 
@@ -304,7 +297,7 @@ class H2Tune:
         """Joins the final slots with the client's own factors into a plain LoRA adapter."""
         braid = self._load(plan, client)
         if self.params.guard == "validation":
-            metrics = serve_better(braid, client)
+            metrics = serve_shared(braid, client)
         else:
             metrics = {MetricName.ACCURACY_DELIVERED: measure(braid.model, client).accuracy}
         client.on_progress(Progress("exporting", 0, 1))
