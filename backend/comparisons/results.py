@@ -298,11 +298,13 @@ class _Judge:
     has_ended: bool
 
     def over_local_only(self, arm: Arm) -> Interval | None:
-        """Difference to the local arm, preferably the one that trains as all the others do."""
+        """Difference to the local arm, preferably one that trains as the others, to the end."""
         named = [a for a in self.arms if a.strategy.name is StrategyName.LOCAL_ONLY]
         if not named or arm in named:
             return None
-        local_only = min(named, key=lambda local: local.training != SAME_TRAINING).name
+        local_only = min(
+            named, key=lambda local: (local.training != SAME_TRAINING, local.is_stopped_early)
+        ).name
         return paired(self._delivered(arm.name), self._delivered(local_only))
 
     def judge(self, arm: Arm, best_local: str | None, alone: BySeed) -> _Judgement:

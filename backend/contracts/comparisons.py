@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from backend.contracts.common import Answer, Name, Request
 from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.evidence import Interval, Spread, Verdict
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.privacy import NO_PRIVACY, PrivacySettings
 from backend.contracts.robustness import TRUSTING, Robustness
 from backend.contracts.strategies import Params, is_grouped
@@ -18,6 +19,8 @@ MAX_RUNS = 500
 UNTRAINED = "untrained"
 ALONE = "alone"
 """The control in which clients share nothing."""
+STOPPED_EARLY = "stopped_early"
+"""The control that is local training again, delivered from the round that validation likes best."""
 
 Label = Annotated[
     str,
@@ -105,9 +108,9 @@ class ComparisonCreate(Request):
     training: TrainingConfig = TrainingConfig()
     controls: bool = Field(
         False,
-        description="adds what a gain must be measured against: local_only, and for every arm "
-        "whose strategy has controls the same with permuted and with noisy shared matrices, and "
-        "without sharing",
+        description="adds what a gain must be measured against: local_only, every arm of it also "
+        "stopped early by validation loss, and for every arm whose strategy has controls the same "
+        "with permuted and with noisy shared matrices, and without sharing",
     )
 
     @model_validator(mode="after")
@@ -134,27 +137,36 @@ class ComparisonCreate(Request):
             return self.arms
         added = [control for arm in self.arms for control in _controls_of(arm)]
         if all(arm.strategy.name is not StrategyName.LOCAL_ONLY for arm in self.arms):
-            added.append(ArmCreate.model_validate({"strategy": {"name": "local_only"}}))
+            local_only = ArmCreate(strategy=LocalOnlyParams())
+            added += [local_only, *_controls_of(local_only)]
         asked = {_content(arm) for arm in self.arms}
         return [*self.arms, *(arm for arm in added if _content(arm) not in asked)]
 
 
 def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
+    if isinstance(arm.strategy, LocalOnlyParams):
+        is_plain = arm.strategy.guard == "off"
+        return [_varied(arm, STOPPED_EARLY, "guard", "validation")] if is_plain else []
     field = type(arm.strategy).model_fields.get("control")
     if field is None or getattr(arm.strategy, "control", None) != "none":
         return []
     return [
-        ArmCreate(
-            strategy=arm.strategy.model_copy(update={"control": control}),
-            label=control if arm.label is None else f"{arm.label}_{control}",
-            privacy=arm.privacy,
-            robustness=TRUSTING if control == ALONE else arm.robustness,
-            training=arm.training,
-        )
+        _varied(arm, control, "control", control)
         for control in get_args(field.annotation)
         # Alone there is no sum that could hide an update, so a protected arm has no such control.
         if control != "none" and not (control == ALONE and arm.privacy != NO_PRIVACY)
     ]
+
+
+def _varied(arm: ArmCreate, label: str, field: str, value: str) -> ArmCreate:
+    """The arm with one parameter changed, and a label that says so."""
+    return ArmCreate(
+        strategy=arm.strategy.model_copy(update={field: value}),
+        label=label if arm.label is None else f"{arm.label}_{label}",
+        privacy=arm.privacy,
+        robustness=TRUSTING if label == ALONE else arm.robustness,
+        training=arm.training,
+    )
 
 
 def _content(arm: ArmCreate) -> str:
@@ -181,9 +193,18 @@ class Arm(Answer):
         return self.strategy.name is StrategyName.LOCAL_ONLY or self.control == ALONE
 
     @property
+    def is_stopped_early(self) -> bool:
+        """Whether clients that are alone deliver the round that their validation likes best."""
+        return self.is_local and getattr(self.strategy, "guard", "off") == "validation"
+
+    @property
     def title(self) -> str:
-        """The name as every table shows it: that sharing stays inside groups is always said."""
-        return f"{self.name} (in groups)" if is_grouped(self.strategy) else self.name
+        """The name as every table shows it: groups and early stopping are always said."""
+        if is_grouped(self.strategy):
+            return f"{self.name} (in groups)"
+        if self.is_stopped_early and not self.name.endswith(STOPPED_EARLY):
+            return f"{self.name} (stopped early)"
+        return self.name
 
     def is_control_of(self, other: "Arm") -> bool:
         """Whether this is `other` with its shared matrices spoilt, and nothing else different."""
@@ -250,7 +271,10 @@ class ArmResult(Answer):
     """What one arm reached; only completed runs count."""
 
     name: str
-    title: str = Field(description="the name, with `(in groups)` where sharing stays in groups")
+    title: str = Field(
+        description="the name, with `(in groups)` where sharing stays in groups, and "
+        "`(stopped early)` where a local arm is and the name does not say so"
+    )
     strategy: Params
     is_control: bool = Field(description="a control: no candidate for use")
     seeds: list[int] = Field(description="of the completed runs")

@@ -4,7 +4,7 @@ Measured in docs/results.md: where all clients choose among a few answers, facto
 of public texts make shared matrices worth sharing, and then they are best left as they are.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 from backend.contracts.enums import TaskKind
@@ -16,9 +16,7 @@ Gauge = Literal["none", "orthonormal", "shared_seed", "probe"]
 CHOOSING = frozenset({TaskKind.CHOICE, TaskKind.CLASSIFICATION})
 """Kinds of tasks whose answers are labels, of texts for which there are public prompts."""
 
-Writing = Literal["covariance", "effect"]
-
-PROBE_LEARNING_RATES: Mapping[Writing, float] = {"covariance": 1e-2, "effect": 2e-2}
+PROBE_LEARNING_RATE = 1e-2
 """Of the middle matrices in the probe gauge: they start at zero, between factors of fixed size."""
 
 
@@ -36,19 +34,17 @@ def exchanges_codes(params: StrategyParams, tasks: Iterable[TaskKind]) -> bool:
     return gauge_for(params, tasks) == "probe"
 
 
-def settled(params: H2TuneParams, gauge: Gauge, writing: Writing) -> H2TuneParams:
+def settled(params: H2TuneParams, gauge: Gauge) -> H2TuneParams:
     """The same parameters with nothing left open but the run's learning rate.
 
     Args:
         params: as the user gave them.
         gauge: from `gauge_for`, the same on the server and on all clients.
-        writing: what `params.writing` comes to in the federation; without meaning in other gauges.
     """
     probed = gauge == "probe"
-    shared_rate = PROBE_LEARNING_RATES[writing] if probed else None
+    shared_rate = PROBE_LEARNING_RATE if probed else None
     filled = {
         "gauge": gauge,
-        "writing": writing,
         "joint_rounds": (0 if probed else 1)
         if params.joint_rounds is None
         else params.joint_rounds,

@@ -71,8 +71,8 @@ _ALL = (
     _info(
         _M.GUARD_KEPT_OWN,
         Unit.SHARE,
-        "1: the client's validation split refused the final shared state, so it delivers an "
-        "earlier one of its own.",
+        "1: the client's validation split refused the final state, so it delivers an earlier one "
+        "of its own.",
         better=False,
     ),
     _info(

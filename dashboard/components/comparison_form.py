@@ -67,7 +67,8 @@ def comparison_form(
         controls = st.toggle(
             "Add local-only and negative controls", value=True, key=f"{KEY}.controls",
             help="A gain over local training may come from mere shrinking. It is called transfer "
-            "only if it is lost when the shared matrices are permuted.",
+            "only if it is lost when the shared matrices are permuted. Every local-only arm is "
+            "also there stopped early, at its lowest validation loss.",
         )  # fmt: skip
         grouping = st.toggle(
             "Share inside groups where needed", value=True, key=f"{KEY}.grouping",

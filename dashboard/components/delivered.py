@@ -11,6 +11,7 @@ import streamlit as st
 from backend.api_client.client import ApiClient
 from backend.contracts.enums import RunStatus, StrategyName
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.runs import Run
 from dashboard.components.live_history import ByRound, LiveHistory, newest, per_round
 
@@ -91,7 +92,7 @@ def baseline_of(api: ApiClient, run: Run) -> Run | None:
 
 
 def find_baseline(run: Run, others: list[Run]) -> Run | None:
-    """The local-only run that differs from `run` in its strategy alone.
+    """The plain local-only run that differs from `run` in its strategy alone.
 
     The newest completed one; else the newest that is on its way.
     """
@@ -100,7 +101,7 @@ def find_baseline(run: Run, others: list[Run]) -> Run | None:
     alike = [
         other
         for other in sorted(others, key=lambda item: item.created_at, reverse=True)
-        if other.strategy.name is StrategyName.LOCAL_ONLY
+        if other.strategy == LocalOnlyParams()
         and (other.seed, other.num_rounds, other.training)
         == (run.seed, run.num_rounds, run.training)
     ]

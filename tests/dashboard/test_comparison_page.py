@@ -53,12 +53,12 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     app = opened(open_page, results)
     text = text_of(app)
     assert app.title[0].value == "Does it pay?"
-    assert "10 of 10 runs have ended" in text
+    assert "12 of 12 runs have ended" in text
     assert ":green-badge[Transfer] h2tune gains +0.050 ± 0.020 over local_only." in text
     assert "So far" not in text
     table = app.dataframe[0].value.set_index("Arm")
     controls = ["h2tune_permuted", "h2tune_noise", "h2tune_alone"]
-    assert list(table.index) == ["local_only", "h2tune", *controls]
+    assert list(table.index) == ["local_only", "h2tune", "local_only_stopped_early", *controls]
     # .47 and .48 over two seeds: mean .475, standard deviation .00707
     assert table.loc["h2tune", "Mean"] == pytest.approx(47.5)
     assert table.loc["h2tune", "SD"] == pytest.approx(0.707, abs=1e-3)
@@ -76,8 +76,8 @@ def test_a_comparison_that_goes_on_says_how_far_it_is(
     results = add_comparison(platform, federation, wanted(), RunStatus.RUNNING)
     app = opened(open_page, results)
     text = text_of(app)
-    assert "0 of 10 runs have ended" in text
-    assert "10 running" in text
+    assert "0 of 12 runs have ended" in text
+    assert "12 running" in text
     assert "The verdict needs completed runs" in text
     assert set(app.dataframe[0].value["Seeds"]) == {"0 of 2"}
     assert app.dataframe[1].value.loc[0, "seed 1"] == "round 1 of 5"
@@ -145,7 +145,7 @@ def test_a_comparison_is_created_and_started(
     by_label(app.text_input, "Name").input("Winter")
     by_label(app.text_input, "Seeds").input("3, 4 5")
     app.run()
-    assert "5 arms times 3 seeds: 15 runs" in text_of(app)
+    assert "6 arms times 3 seeds: 18 runs" in text_of(app)
     button(app, "Start comparison").click().run()
     assert not app.exception
     [results] = platform.comparisons.values()
@@ -157,7 +157,7 @@ def test_a_comparison_is_created_and_started(
     )
     names = [arm.name for arm in comparison.arms]
     controls = ["h2tune_alone", "h2tune_noise", "h2tune_permuted"]
-    assert sorted(names) == ["h2tune", *controls, "local_only"]
+    assert sorted(names) == ["h2tune", *controls, "local_only", "local_only_stopped_early"]
     assert app.title[0].value == "Winter"
 
 
@@ -204,7 +204,11 @@ def test_the_local_baseline_is_tuned_by_several_learning_rates(
     rates = {arm.name: arm.training.learning_rate for arm in results.comparison.arms}
     local = {name: rate for name, rate in rates.items() if name.startswith("local_only")}
     # 3e-3 is what all arms train at: the plain arm has it already
-    assert local == {"local_only": None, "local_only_lr_3e_4": 3e-4, "local_only_lr_1e_3": 1e-3}
+    plain = {"local_only": None, "local_only_lr_3e_4": 3e-4, "local_only_lr_1e_3": 1e-3}
+    assert local == plain | {f"{name}_stopped_early": rate for name, rate in plain.items()}
+    guards = {arm.name: getattr(arm.strategy, "guard", None) for arm in results.comparison.arms}
+    assert {guards[name] for name in plain} == {"off"}
+    assert {guards[name] for name in local.keys() - plain.keys()} == {"validation"}
 
 
 def test_each_sharing_arm_may_run_once_more_with_privacy(
@@ -283,5 +287,5 @@ def test_comparisons_are_listed_and_their_runs_are_not(
     run = platform.add_run(federation, RunCreate(strategy=results.comparison.arms[0].strategy))
     platform.change(run, comparison_id=results.comparison.id, arm="local_only")
     text = text_of(open_page(pages.FEDERATION, id=str(federation.id)))
-    assert "5 arms, 2 seeds, 10 of 10 runs ended" in text
+    assert "6 arms, 2 seeds, 12 of 12 runs ended" in text
     assert "No run yet" in text

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from backend.contracts.enums import StrategyName
 from backend.contracts.params.base import StrategyParams
 
+Writing = Literal["covariance", "effect"]
+
 ConflictField = Literal["none", "cmga", "pairwise"]
 
 
@@ -92,7 +94,9 @@ class H2TuneParams(StrategyParams):
         title="Server learning rate",
         description="Factor on the aggregated change (delta only).",
     )
-    conflict: ConflictField = Field(
+    conflict: Writing = Literal["covariance", "effect"]
+
+ConflictField = Field(
         "none",
         title="Conflicts between clients",
         description="delta only, per role and slot. none: changes are averaged as they are "
@@ -128,8 +132,7 @@ class H2TuneParams(StrategyParams):
         gt=0,
         le=1,
         title="Learning rate of the shared part",
-        description="Empty: with gauge probe 0.01, or 0.02 where codes are written by effect; "
-        "else the run's learning rate.",
+        description="Empty: 0.01 with gauge probe, else the run's learning rate.",
     )
     private_learning_rate: float | None = Field(
         None,
@@ -177,13 +180,13 @@ class H2TuneParams(StrategyParams):
         "client's model reads the probe texts, and the codes are what all models agree on; each "
         "client sends once which of the texts its model takes to be alike.",
     )
-    writing: Literal["auto", "covariance", "effect"] = Field(
-        "auto",
+    writing: Writing = Field(
+        "covariance",
         title="How codes are written",
-        description="Gauge probe: what the factor B means. covariance: a layer's output looks as "
-        "it does for texts with more of a code. effect: what the model finally says moves towards "
-        "a code; the only way that carried knowledge between models with no weight in common. "
-        "auto: effect where every client's model is a text encoder, else covariance.",
+        description="Gauge probe: what writing a code does. covariance: a layer's output comes to "
+        "look as it does for texts with more of the code (default; learns most). effect: what the "
+        "model finally says of a text moves towards the code; for text encoders that have no "
+        "weights in common.",
     )
     code_selection: Literal["leading", "gradient"] = Field(
         "leading",

@@ -12,6 +12,13 @@ class LocalOnlyParams(StrategyParams):
     """Plain LoRA on each client's own data; nothing is shared. The baseline to beat."""
 
     name: Literal[StrategyName.LOCAL_ONLY] = StrategyName.LOCAL_ONLY
+    guard: Literal["off", "validation"] = Field(
+        "off",
+        title="Guard",
+        description="validation: early stopping, a client delivers the state with the lowest "
+        "validation loss of all that were measured, the untrained one and the last included. "
+        "Without a validation split: the last. Training goes on to the end either way.",
+    )
 
 
 class FedItParams(GroupableParams):

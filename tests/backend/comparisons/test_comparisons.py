@@ -122,19 +122,32 @@ def test_controls_are_arms_of_their_own(operator: Caller, federation: dict[str, 
         "h2tune_probe_noise",
         "h2tune_probe_alone",
         "local_only",
+        "local_only_stopped_early",
     ]
     assert strategies["h2tune_probe_noise"]["gauge"] == "probe"
     assert strategies["h2tune_probe_noise"]["control"] == "noise"
     assert strategies["h2tune_probe_alone"]["control"] == "alone"
     assert strategies["h2tune_permuted"]["control"] == "permuted"
+    assert strategies["local_only"]["guard"] == "off"
+    assert strategies["local_only_stopped_early"]["guard"] == "validation"
 
 
 def test_controls_that_were_asked_for_are_not_doubled(
     operator: Caller, federation: dict[str, Any]
 ) -> None:
+    controls = ["h2tune_permuted", "h2tune_noise", "h2tune_alone"]
     comparison = make_comparison(operator, federation, controls=True, seeds=[0])
     names = [arm["name"] for arm in comparison["arms"]]
-    assert names == ["local_only", "h2tune", "h2tune_permuted", "h2tune_noise", "h2tune_alone"]
+    early = "local_only_stopped_early"
+    assert names == ["local_only", "h2tune", controls[0], early, *controls[1:]]
+    guarded = {"strategy": {"name": "local_only", "guard": "validation"}, "label": "at_its_best"}
+    for arms, local in (
+        ([guarded, ARMS[0], ARMS[1]], ["local_only_at_its_best", "local_only"]),
+        ([guarded, ARMS[1]], ["local_only_at_its_best"]),
+    ):
+        comparison = make_comparison(operator, federation, arms=arms, controls=True, seeds=[0])
+        names = [arm["name"] for arm in comparison["arms"]]
+        assert names == [*local, "h2tune", *controls]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +256,8 @@ def test_an_arm_may_train_at_its_own_learning_rate(
         "local_only": 0.01,
         "local_only_lr_1e_4": 1e-4,
         "h2tune_lr_1e_4": 1e-4,
+        "local_only_stopped_early": 0.01,
+        "local_only_lr_1e_4_stopped_early": 1e-4,
         "h2tune_lr_1e_4_permuted": 1e-4,
         "h2tune_lr_1e_4_noise": 1e-4,
         "h2tune_lr_1e_4_alone": 1e-4,

@@ -37,6 +37,8 @@ COSTS = {
     "h2tune_permuted": {"bytes_up": 90.0, "bytes_down": 40.0, "seconds_train": 1.0},
 }
 
+GUARDED = {"guard": "validation"}
+
 
 @pytest.fixture
 def federation(operator: Caller) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def play(
                 ids["a-clinic"]: (0.2, first - 0.1, first),
                 ids["B-clinic"]: (0.4, second - 0.1, second),
             },
-            **COSTS[arm.removesuffix("_lr_1e_3")],
+            **COSTS[arm.removesuffix("_lr_1e_3").removesuffix("_stopped_early")],
         )
 
 
@@ -148,6 +150,48 @@ def test_a_gain_is_measured_against_the_best_of_several_local_arms(
     assert arm["over_local_only"]["mean"] == pytest.approx(0.10), "the one that trains as h2tune"
     assert arm["verdict"] == "no gain shown"
     assert "over local_only_lr_1e_3" in arm["sentence"]
+
+
+def test_the_best_local_arm_may_be_one_that_was_stopped_early(
+    operator: Caller, federation: dict[str, Any], session: Session
+) -> None:
+    early = {"strategy": {"name": "local_only", "guard": "validation"}, "label": "stopped_early"}
+    comparison = make_comparison(operator, federation, arms=[early, *ARMS], seeds=[0, 1, 2])
+    better = {("local_only_stopped_early", seed): (0.55, 0.65 + 0.01 * seed) for seed in (0, 1, 2)}
+    play(session, federation, comparison, DELIVERED | better)
+    results = results_of(operator, comparison)
+    assert results["best_local"] == "local_only_stopped_early"
+    arm = arm_of(results, "h2tune")
+    # means over clients .60 .605 .61; h2tune .60 .63 .63: differences .0 .025 .02
+    assert arm["gain"]["mean"] == pytest.approx(0.015)
+    assert arm["over_local_only"]["mean"] == pytest.approx(0.10), "the one after its last round"
+    assert arm["verdict"] == "no gain shown"
+    assert "over local_only_stopped_early" in arm["sentence"]
+    local = arm_of(results, "local_only_stopped_early")
+    assert (local["is_control"], local["verdict"], local["gain"]) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "label", "title"),
+    [
+        ({"name": "local_only"}, "v2", "local_only_v2"),
+        (GUARDED | {"name": "local_only"}, None, "local_only (stopped early)"),
+        (GUARDED | {"name": "local_only"}, "v2", "local_only_v2 (stopped early)"),
+        (GUARDED | {"name": "local_only"}, "stopped_early", "local_only_stopped_early"),
+        (GUARDED | {"name": "h2tune", "control": "alone"}, None, "h2tune (stopped early)"),
+        (GUARDED | {"name": "h2tune"}, None, "h2tune"),  # what others gave competes too
+    ],
+)
+def test_a_title_says_that_an_arm_was_stopped_early(
+    operator: Caller,
+    federation: dict[str, Any],
+    strategy: dict[str, Any],
+    label: str | None,
+    title: str,
+) -> None:
+    arms = [{"strategy": strategy, "label": label}]
+    comparison = make_comparison(operator, federation, arms=arms, seeds=[0])
+    assert results_of(operator, comparison)["arms"][0]["title"] == title
 
 
 def test_the_same_shape_alone_may_be_the_best_local_arm(

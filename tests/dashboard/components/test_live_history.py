@@ -110,6 +110,7 @@ def test_only_a_run_that_differs_in_its_strategy_alone_is_a_baseline() -> None:
         new_run(**local, num_rounds=9).model_copy(update=done),
         new_run(**local, training=TrainingConfig(local_steps=1)).model_copy(update=done),
         new_run(seed=1).model_copy(update=done),
+        new_run(strategy=LocalOnlyParams(guard="validation"), seed=1).model_copy(update=done),
     ]
     assert find_baseline(run, others) is None
     coming = new_run(**local)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from backend.contracts.h2tune_defaults import Writing
+from backend.contracts.params.h2tune import Writing
 from worker.federated.experiments.arm_kinds import GaugeSource
 from worker.federated.experiments.arms import ArmRunner
 from worker.federated.experiments.chart import write_chart
@@ -69,7 +69,7 @@ def _run_setting(experiment: Experiment, setting: Setting, options: argparse.Nam
             if (setting.name, arm.name, seed) in done:
                 _LOGGER.info("%s seed %d %s: known", setting.name, seed, arm.name)
                 continue
-            source, writing = gauge_of(arm, clients)
+            source, writing = gauge_of(arm)
             if (source, writing) not in gauges:  # from models and public texts: for all seeds
                 texts = [] if source == "none" else probe_texts(setting, options.data_dir)
                 gauges[source, writing] = gauged_private(setting, clients, texts, source, writing)

@@ -5,8 +5,7 @@ from functools import partial
 
 import torch
 
-from backend.contracts.h2tune_defaults import Writing
-from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams, Writing
 from worker.federated.effect import effect_factors, summaries
 from worker.federated.experiments.arm_kinds import Arm, GaugeSource, UntrainedArm
 from worker.federated.experiments.config import Setting
@@ -25,17 +24,16 @@ from worker.federated.gauge import (
 from worker.federated.probes import ProbeBatch, probe_batches
 from worker.federated.roles import adapted_modules
 from worker.federated.simulation import SimulatedClient
-from worker.federated.strategies.h2tune_gauge import writing_for
 from worker.federated.types import Tensors
 
 MAX_PROBE_TOKENS = 256
 
 
-def gauge_of(arm: Arm, clients: Sequence[SimulatedClient]) -> tuple[GaugeSource, Writing]:
-    """Where an arm's factors come from, and how they write codes among these clients."""
+def gauge_of(arm: Arm) -> tuple[GaugeSource, Writing]:
+    """Where an arm's factors come from, and how they write codes."""
     if isinstance(arm, UntrainedArm) or not isinstance(arm.strategy, H2TuneParams):
         return "none", "covariance"
-    return arm.gauge, writing_for(arm.strategy, [client.spec() for client in clients])
+    return arm.gauge, arm.strategy.writing
 
 
 def gauged_private(

@@ -56,6 +56,7 @@ from worker.federated.client_round import (
 from worker.federated.errors import InvalidConfigError
 from worker.federated.memory import peak_memory_bytes
 from worker.federated.seeds import derive_seed, generator
+from worker.federated.strategies.guard import still_kept
 from worker.federated.strategies.h2tune_alone import AloneAggregation
 from worker.federated.strategies.h2tune_client import ClientModel, mask_churn
 from worker.federated.strategies.h2tune_exchange import (
@@ -65,17 +66,8 @@ from worker.federated.strategies.h2tune_exchange import (
     read_probes,
     require_enough,
 )
-from worker.federated.strategies.h2tune_gauge import (
-    client_factors,
-    federation_codes,
-    writing_for,
-)
-from worker.federated.strategies.h2tune_guard import (
-    better,
-    current_state,
-    remembered,
-    serve_better,
-)
+from worker.federated.strategies.h2tune_gauge import client_factors, federation_codes
+from worker.federated.strategies.h2tune_guard import current_state, serve_shared
 from worker.federated.strategies.h2tune_relevance import RelevanceAggregation
 from worker.federated.strategies.h2tune_server import Aggregation
 from worker.federated.strategies.h2tune_training import Training
@@ -85,7 +77,6 @@ from worker.federated.strategies.probe_texts import (
     gauge_of,
     own_texts,
     task_kinds,
-    writing_of,
 )
 from worker.federated.training import train
 from worker.federated.types import (
@@ -213,11 +204,9 @@ class H2Tune:
         Before clients that exchange codes have agreed on them: the probe texts.
         """
         if self._exchanges(federation) and not has_codes(state):
-            writing = writing_for(self.params, federation.clients)
-            return gauge_plans(state, federation, state.meta["probe_kinds"], writing)
+            return gauge_plans(state, federation, state.meta["probe_kinds"])
         plans = {}
-        writing = writing_for(self.params, federation.clients)
-        params = settled(self.params, self._gauge(federation), writing)
+        params = settled(self.params, self._gauge(federation))
         for client in federation.clients:
             masks = take(f"mask/{client.client_id}", state.tensors)
             learns_mask = round_number <= params.mask_warmup_rounds and not deliver
@@ -238,7 +227,6 @@ class H2Tune:
                     "send_mask": learns_mask or not masks,
                     "joint": round_number <= (params.joint_rounds or 0),
                     "gauge": params.gauge,
-                    "writing": writing,
                 },
             )
         return plans
@@ -249,7 +237,7 @@ class H2Tune:
         In the round before the first: what the base model makes of the probe texts.
         """
         if plan.kind is RoundKind.GAUGE:
-            return read_probes(plan, client)
+            return read_probes(plan, client, self.params.writing)
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
             braid = self._load(plan, client)
@@ -275,8 +263,6 @@ class H2Tune:
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(braid.model, client, plan.round_number)
-        served = better(remembered(client.private), before, received) if guarded else None
-        served = better(served, after, current_state(braid, client)) if guarded else None
         shared = braid.shared(with_masks=plan.settings["send_mask"])
         metrics: Metrics = {
             **before_and_after(before, after),
@@ -294,17 +280,16 @@ class H2Tune:
             MetricName.SHARED_CHANGE: relative_change(middles, braid.held_middles()),
             MetricName.MASK_CHURN: mask_churn(masks, braid.masks()),
         }
+        moments = below("moments", trained.moments)
+        private = {**braid.private(), **kept_head(client), **moments}
+        if guarded:
+            private |= still_kept(client.private, metrics, received, current_state(braid, client))
         return ClientUpdate(
             client_id=plan.client_id,
             round_number=plan.round_number,
             num_examples=len(client.data.train),
             shared=shared,
-            private={
-                **braid.private(),
-                **kept_head(client),
-                **below("moments", trained.moments),
-                **({} if served is None else served.kept()),
-            },
+            private=private,
             metrics=metrics,
         )
 
@@ -312,7 +297,7 @@ class H2Tune:
         """Joins the final slots with the client's own factors into a plain LoRA adapter."""
         braid = self._load(plan, client)
         if self.params.guard == "validation":
-            metrics = serve_better(braid, client)
+            metrics = serve_shared(braid, client)
         else:
             metrics = {MetricName.ACCURACY_DELIVERED: measure(braid.model, client).accuracy}
         client.on_progress(Progress("exporting", 0, 1))
@@ -329,8 +314,8 @@ class H2Tune:
         `InvalidUpdateError`, tensors that do not fit their sender.
         """
         if self._exchanges(federation) and not has_codes(state):
-            writing = writing_for(self.params, federation.clients)
-            return agree(state, federation, updates, len(federation_texts(federation)), writing)
+            num_probes = len(federation_texts(federation))
+            return agree(state, federation, updates, num_probes, self.params.writing)
         aggregation = self._aggregation(state, federation)
         for update in updates:
             aggregation.add(update)
@@ -377,7 +362,7 @@ class H2Tune:
     def _load(self, plan: ClientPlan, client: LocalClient) -> ClientModel:
         client.on_progress(Progress("loading", 0, 1))
         private = client.private
-        params = settled(self.params, plan.settings["gauge"], writing_of(plan))
+        params = settled(self.params, plan.settings["gauge"])
         if params.gauge == "probe" and not take("factors", private):
             private = {**(private or {}), **client_factors(plan, client, params)}
         braid = ClientModel(params, plan, client)

@@ -22,8 +22,8 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from backend.contracts.enums import RoundKind
-from backend.contracts.h2tune_defaults import Writing
 from backend.contracts.metrics import MetricName
+from backend.contracts.params.h2tune import Writing
 from worker.federated.client_round import Stopwatch, take, traffic
 from worker.federated.effect import summaries
 from worker.federated.errors import InvalidConfigError, InvalidUpdateError
@@ -36,7 +36,7 @@ from worker.federated.gauge import (
     scores_by_side,
 )
 from worker.federated.memory import peak_memory_bytes
-from worker.federated.strategies.probe_texts import client_probes, writing_of
+from worker.federated.strategies.probe_texts import client_probes
 from worker.federated.types import (
     AggregationReport,
     ClientPlan,
@@ -61,7 +61,7 @@ _TOLERANCE = 1e-3
 
 
 def gauge_plans(
-    state: ServerState, federation: FederationSpec, probe_kinds: list[str], writing: Writing
+    state: ServerState, federation: FederationSpec, probe_kinds: list[str]
 ) -> dict[str, ClientPlan]:
     """One plan per client: the texts to read, or the kinds of tasks from which to make them."""
     return {
@@ -73,14 +73,19 @@ def gauge_plans(
             global_rank=federation.global_rank,
             num_slots=federation.num_slots,
             tensors={name: t for name, t in state.tensors.items() if name == "probes"},
-            settings={"probe_kinds": probe_kinds, "writing": writing},
+            settings={"probe_kinds": probe_kinds},
         )
         for client in federation.clients
     }
 
 
-def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
+def read_probes(plan: ClientPlan, client: LocalClient, writing: Writing) -> ClientUpdate:
     """A client's part of the round; it keeps nothing of it.
+
+    Args:
+        plan: of the round.
+        client: with its base model as it came.
+        writing: of the run; decides which scores enter the codes.
 
     Raises:
         InvalidConfigError: its model reads no text, or a text is too long for it.
@@ -88,7 +93,8 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
     watch = Stopwatch()
     client.on_progress(Progress("probing", 0, 1))
     with watch.measure(MetricName.SECONDS_LOAD):
-        shared = {f"agreement/{side}": _upper(found) for side, found in _found(plan, client)}
+        found = _agreements(plan, client, writing)
+        shared = {f"agreement/{side}": _upper(matrix) for side, matrix in found}
     return ClientUpdate(
         client_id=plan.client_id,
         round_number=plan.round_number,
@@ -104,10 +110,12 @@ def read_probes(plan: ClientPlan, client: LocalClient) -> ClientUpdate:
     )
 
 
-def _found(plan: ClientPlan, client: LocalClient) -> Iterator[tuple[str, torch.Tensor]]:
+def _agreements(
+    plan: ClientPlan, client: LocalClient, writing: Writing
+) -> Iterator[tuple[str, torch.Tensor]]:
     """P by side, (n, n) fp64 each."""
     probes = client_probes(plan, client)
-    if writing_of(plan) == "effect":
+    if writing == "effect":
         said = summaries(client.model, probes)
         yield SUMMARY, agreement([probe_scores(said, score_count(len(said), plan.global_rank))])
         return
@@ -132,7 +140,7 @@ def agree(
         federation: of the run.
         updates: of `read_probes`; read once.
         num_probes: n.
-        writing: of the federation.
+        writing: of the run.
 
     Raises:
         InvalidUpdateError: an update comes from elsewhere or twice, is no sum of projections, or

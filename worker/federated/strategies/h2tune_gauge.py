@@ -13,14 +13,13 @@ Bytes of codes, once: 4 n R; with `exchange`, written by covariance, as much for
 Probe texts that the federation brought along come with them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 
 import torch
 
 from backend.contracts.base_models import BaseModelRef
 from backend.contracts.codes import REFERENCE_MODEL
-from backend.contracts.h2tune_defaults import Writing
 from backend.contracts.params.h2tune import H2TuneParams
 from worker.federated.adapters.geometry import make_geometry
 from worker.federated.base_models import load_base_model
@@ -28,14 +27,14 @@ from worker.federated.effect import effect_factors
 from worker.federated.errors import InvalidConfigError
 from worker.federated.gauge import Factors, gauged_factors, record, reference_codes
 from worker.federated.probes import probe_batches
-from worker.federated.roles import AdaptedModule, adapted_modules, family_of
+from worker.federated.roles import AdaptedModule, adapted_modules
 from worker.federated.strategies.h2tune_codes import code_energies
 from worker.federated.strategies.probe_texts import (
     MAX_PROBE_TOKENS,
     client_probes,
     federation_texts,
 )
-from worker.federated.types import ClientPlan, ClientSpec, FederationSpec, LocalClient, Tensors
+from worker.federated.types import ClientPlan, FederationSpec, LocalClient, Tensors
 
 REFERENCE = BaseModelRef(source="builtin", id=REFERENCE_MODEL)
 
@@ -62,22 +61,13 @@ def _codes(texts: tuple[str, ...], global_rank: int) -> torch.Tensor:
     return reference_codes(torch.cat(pooled), global_rank)
 
 
-def writing_for(params: H2TuneParams, clients: Iterable[ClientSpec]) -> Writing:
-    """How all clients of a federation write codes: as chosen, or with `auto` what was measured."""
-    if params.writing != "auto":
-        return params.writing
-    families = [family_of(client.architecture.family) for client in clients]
-    encoders = all(family.reads == "text" and not family.writes for family in families)
-    return "effect" if encoders else "covariance"
-
-
 def client_factors(plan: ClientPlan, client: LocalClient, params: H2TuneParams) -> Tensors:
     """What a client starts with: its factors in the common gauge, and which codes it holds.
 
     Args:
         plan: carries the codes, and the texts or kinds of tasks they belong to.
         client: with its base model as it came, without an adapter.
-        params: layout, sparsity, and how codes are written and selected; settled.
+        params: layout, sparsity, and how codes are written and selected.
 
     Returns:
         `factors/A/<module>` (factor rank, in), `factors/B/<module>` (out, factor rank) and, in

@@ -4,7 +4,7 @@ The baseline that every sharing strategy has to beat. Its factors start, and its
 the other strategies, so that with equal settings arms differ in sharing and in nothing else.
 
 Symbols: y = W x + (lora_alpha / r) B A x, A (r, in_features), B (out_features, r).
-Leaves the client: nothing. Stays: A, B, AdamW's moments.
+Leaves the client: nothing. Stays: A, B, AdamW's moments; with a guard the best A and B so far.
 Reference: Hu et al., LoRA, arXiv 2106.09685.
 """
 
@@ -15,7 +15,8 @@ import torch
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.params.lora import LocalOnlyParams
-from worker.federated.client_round import Measured, Stopwatch, below, snapshot, take
+from worker.federated.client_round import Measured, Stopwatch, below, kept_head, snapshot, take
+from worker.federated.strategies.guard import serve_better, still_kept
 from worker.federated.strategies.lora_client import (
     LoraModel,
     deliver_lora,
@@ -23,6 +24,7 @@ from worker.federated.strategies.lora_client import (
     lora_update,
     store_of,
     train_lora,
+    write_delivered,
 )
 from worker.federated.strategies.lora_exchange import accepted, make_plans
 from worker.federated.types import (
@@ -63,17 +65,30 @@ class LocalOnly:
         watch = Stopwatch()
         with watch.measure(MetricName.SECONDS_LOAD):
             lora = _load(plan, client)
+            guarded = self.params.guard == "validation"
+            start = _state(lora, client) if guarded else {}
         trained = train_lora(plan, client, lora, watch, before=_carried(client))
         private = {
             **below("factors", snapshot(lora.factors())),
             **below("moments", trained.moments),
             **below("measured", _as_tensors(trained.after)),
         }
+        if guarded:
+            private |= still_kept(client.private, trained.metrics, start, _state(lora, client))
         return lora_update(plan, client, lora, trained, shared={}, private=private)
 
     def deliver_client(self, plan: ClientPlan, client: LocalClient, folder: Path) -> Metrics:
-        """Measures the trained adapter once more and writes it as it is."""
-        return deliver_lora(client, _load(plan, client), folder)
+        """Measures the trained adapter once more and writes it, or the one that the guard kept."""
+        lora = _load(plan, client)
+        if self.params.guard == "off":
+            return deliver_lora(client, lora, folder)
+
+        def restore(state: Tensors) -> None:
+            lora.restore(take("factors", state), "AB", store_of(plan))
+
+        metrics = serve_better(lora.model, client, restore)
+        write_delivered(client, lora, folder)
+        return metrics
 
     def aggregate(
         self, state: ServerState, federation: FederationSpec, updates: Iterable[ClientUpdate]
@@ -91,6 +106,11 @@ def _load(plan: ClientPlan, client: LocalClient) -> LoraModel:
     lora = load_lora(plan, client)
     lora.restore(take("factors", client.private), "AB", store_of(plan))
     return lora
+
+
+def _state(lora: LoraModel, client: LocalClient) -> Tensors:
+    """All that the client's answers depend on beside its base model."""
+    return {**below("factors", snapshot(lora.factors())), **kept_head(client)}
 
 
 def _as_tensors(measured: Measured | None) -> Tensors:

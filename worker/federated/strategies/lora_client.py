@@ -366,13 +366,18 @@ def load_products(
 
 
 def deliver_lora(client: LocalClient, lora: LoraModel, folder: Path) -> Metrics:
-    """Measures the adapter as it is in the model and writes it for stock PEFT, with the head."""
+    """Measures the adapter as it is in the model and writes it."""
     accuracy = measure(lora.model, client).accuracy
+    write_delivered(client, lora, folder)
+    return {MetricName.ACCURACY_DELIVERED: accuracy}
+
+
+def write_delivered(client: LocalClient, lora: LoraModel, folder: Path) -> None:
+    """Writes the adapter as it is in the model for stock PEFT, with the head."""
     client.on_progress(Progress("exporting", 0, 1))
     tensors = get_peft_model_state_dict(lora.adapted, save_embedding_layers=False)
     write_lora(folder, cast(LoraConfig, lora.adapted.peft_config[_ADAPTER]), tensors)
     client.objective.save_head(folder)
-    return {MetricName.ACCURACY_DELIVERED: accuracy}
 
 
 def received_factors(

@@ -10,7 +10,6 @@ import torch
 
 from backend.contracts.datasets import BuiltinDataset, BuiltinTaskName
 from backend.contracts.enums import TaskKind
-from backend.contracts.h2tune_defaults import Writing
 from backend.contracts.probe_sets import NUM_BUILT_IN
 from worker.federated.errors import InvalidConfigError
 from worker.federated.probes import ProbeBatch, pack_texts, probe_batches, unpack_texts
@@ -84,12 +83,6 @@ def gauge_of(state: ServerState, client: ClientSpec) -> Tensors:
         for name, tensor in state.tensors.items()
         if name in _FOR_ALL or name.startswith(own)
     }
-
-
-def writing_of(plan: ClientPlan) -> Writing:
-    """How a client writes codes: as its plan says; plans of earlier versions do not."""
-    writing: Writing = plan.settings.get("writing", "covariance")
-    return writing
 
 
 def is_of_gauge(name: str) -> bool:

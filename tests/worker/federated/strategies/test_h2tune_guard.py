@@ -10,21 +10,9 @@ from backend.contracts.metrics import MetricName
 from backend.contracts.params.h2tune import H2TuneParams
 from tests.worker.federated.strategies.rounds import at_work, federation_of, run_round, training
 from tests.worker.federated.tiny import make_client
-from worker.federated.client_round import Measured, take
+from worker.federated.client_round import take
 from worker.federated.strategies.h2tune import H2Tune
-from worker.federated.strategies.h2tune_guard import Served, better
 from worker.federated.types import ClientUpdate, Metrics, ServerState
-
-STATE = {"factors/A/x": torch.zeros(1)}
-
-
-def test_the_lower_loss_wins_and_the_newer_of_equals() -> None:
-    known = Served(1.0, {})
-    assert better(known, Measured(0.5, 1.1), STATE) is known
-    assert better(known, Measured(0.1, 1.0), STATE) == Served(1.0, STATE)
-    assert better(None, Measured(0.5, 9.0), STATE) == Served(9.0, STATE)
-    assert better(known, None, STATE) is known  # a round that was not measured
-    assert better(None, Measured(0.5, None), STATE) is None  # no validation split
 
 
 def one_round(strategy: H2Tune) -> tuple[ServerState, ClientUpdate]:
