@@ -21,7 +21,7 @@ help: ## list these targets
 
 install: $(STAMP) ## put everything into .venv (again only after a change of the dependencies)
 
-demo: $(STAMP) ## the whole platform with three clients and two runs, in the browser
+demo: $(STAMP) ## the whole platform with five clients and three runs, in the browser
 	@$(BIN)/fedbraid demo $(ARGS)
 
 up: $(STAMP) ## the whole platform, empty

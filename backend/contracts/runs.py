@@ -103,7 +103,7 @@ class Run(Answer):
     )
 
     @computed_field(  # type: ignore[prop-decorator]  # mypy knows no decorated properties
-        description="the strategy for people, and whether it ran inside groups"
+        description="the strategy for people, and whether it ran inside groups or as a control"
     )
     @property
     def strategy_title(self) -> str:

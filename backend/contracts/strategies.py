@@ -194,6 +194,9 @@ def is_grouped(params: StrategyParams) -> bool:
 def title_of(params: Params) -> str:
     """The strategy for people, and how it runs: `FedIT, in groups of equal architecture`."""
     title = _DESCRIPTIONS[params.name][1]
+    control = getattr(params, "control", "none")
+    if control != "none":
+        title = f"{title}, control: {control}"
     if not is_grouped(params):
         return title
     needs_rank = not _DESCRIPTIONS[params.name][4].rank

@@ -1,9 +1,10 @@
-"""What a demo reports: figures per client, all taken from the metrics of its two runs."""
+"""What a demo reports: figures per client, all taken from the metrics of its runs."""
 
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -20,6 +21,8 @@ class ClientFigures(BaseModel):
 
     `accuracy` has shares in [0, 1]: `initial`, and one entry per strategy; `sparsity` is the share
     of zeros in the shared matrices; bytes are means over the training rounds.
+    `accuracy_same_shape_alone` is that of the control, the strategy's own adapter trained as long
+    without sharing; None for strategies that have no such control.
     """
 
     name: str
@@ -32,16 +35,31 @@ class ClientFigures(BaseModel):
     sparsity: float
     bytes_up_per_round: int
     bytes_down_per_round: int
+    accuracy_same_shape_alone: float | None = None
+
+
+class Gain(BaseModel):
+    """The strategy's mean accuracy minus that of an arm without sharing.
+
+    Both are shares in [0, 1]. `standard_error` is owed to the finite test sets alone: it knows
+    nothing of other seeds. `exceeds_chance`: the difference is, up or down, at least two of it.
+    """
+
+    over: Literal["local_only", "same_shape_alone"]
+    difference: float
+    standard_error: float
+    exceeds_chance: bool
 
 
 class DemoReport(BaseModel):
-    """The whole demo; `seconds_training` is the wall-clock time of the two runs."""
+    """The whole demo; `seconds_training` is the wall-clock time of its runs."""
 
     clients: list[ClientFigures]
     rounds: int
     seconds_total: float
     seconds_training: float
     dashboard_url: str
+    gains: list[Gain] = []
 
     def write(self, path: Path) -> None:
         """Writes the report as JSON, whole or not at all."""
@@ -87,7 +105,12 @@ class RunMetrics:
 
 
 def client_figures(
-    client: Client, baseline: RunMetrics, shared: RunMetrics, strategy: StrategyName, rounds: int
+    client: Client,
+    baseline: RunMetrics,
+    shared: RunMetrics,
+    strategy: StrategyName,
+    rounds: int,
+    control: RunMetrics | None = None,
 ) -> ClientFigures:
     """One client's row of the report.
 
@@ -97,7 +120,9 @@ def client_figures(
         shared: of the run of `strategy`.
         strategy: what was compared.
         rounds: training rounds of each run.
+        control: of the run of the same shape alone, if there was one.
     """
+    delivered = MetricName.ACCURACY_DELIVERED
     return ClientFigures(
         name=client.name,
         family=client.architecture.family,
@@ -107,40 +132,111 @@ def client_figures(
         task=client.task,
         accuracy={
             "initial": baseline.first(client, MetricName.ACCURACY_BEFORE_TRAINING),
-            StrategyName.LOCAL_ONLY.value: baseline.last(client, MetricName.ACCURACY_DELIVERED),
-            strategy.value: shared.last(client, MetricName.ACCURACY_DELIVERED),
+            StrategyName.LOCAL_ONLY.value: baseline.last(client, delivered),
+            strategy.value: shared.last(client, delivered),
         },
         sparsity=shared.last(client, MetricName.SPARSITY),
         bytes_up_per_round=round(shared.mean(client, MetricName.BYTES_UP, rounds)),
         bytes_down_per_round=round(shared.mean(client, MetricName.BYTES_DOWN, rounds)),
+        accuracy_same_shape_alone=None if control is None else control.last(client, delivered),
     )
 
 
+def gains(clients: list[ClientFigures], strategy: StrategyName, num_test: list[int]) -> list[Gain]:
+    """What sharing was worth over each arm without it.
+
+    Args:
+        clients: the figures.
+        strategy: what was compared.
+        num_test: test examples of each client; decides how large chance is.
+
+    Returns:
+        Over `local_only`, and over the same shape alone where that was run.
+    """
+    together = [client.accuracy[strategy] for client in clients]
+    local_only = [client.accuracy[StrategyName.LOCAL_ONLY] for client in clients]
+    found = [_gain("local_only", local_only, together, num_test)]
+    same_shape = _same_shape_alone(clients)
+    if same_shape:
+        found.append(_gain("same_shape_alone", same_shape, together, num_test))
+    return found
+
+
 def verdict(clients: list[ClientFigures], strategy: StrategyName, num_test: list[int]) -> str:
-    """One honest sentence: did sharing pay in the mean, and is that more than chance?
+    """Honest sentences: did sharing pay in the mean, is that more than chance, and is it sharing?
 
     Args:
         clients: the figures.
         strategy: what was compared with `local_only`.
         num_test: test examples of each client; decides how large chance is.
     """
-    alone = [client.accuracy[StrategyName.LOCAL_ONLY] for client in clients]
-    together = [client.accuracy[strategy] for client in clients]
+    over_local, *over_same_shape = gains(clients, strategy, num_test)
+    together = fmean(client.accuracy[strategy] for client in clients)
+    alone = fmean(client.accuracy[StrategyName.LOCAL_ONLY] for client in clients)
+    said = f"Mean accuracy here: {strategy} {together:.1%}, local_only {alone:.1%}"
+    said += _over_local_only(strategy, over_local)
+    if not over_same_shape:
+        return said
+    same_shape = fmean(_same_shape_alone(clients))
+    return " ".join(
+        (
+            said,
+            f"The same shape trained alone: {same_shape:.1%}."
+            + _over_same_shape(over_same_shape[0]),
+            _conclusion(strategy, [over_local, *over_same_shape]),
+        )
+    )
+
+
+def _over_local_only(strategy: StrategyName, gain: Gain) -> str:
+    points = f"{100 * gain.difference:+.1f} points"
+    if not gain.exceeds_chance:
+        return (
+            f". The difference of {points} is within chance (about "
+            f"{200 * gain.standard_error:.0f} points with so few test examples, one seed)."
+        )
+    won = "beat" if gain.difference > 0 else "did not beat"
+    return f": {strategy} {won} local_only by {points} (one seed, small test sets)."
+
+
+def _over_same_shape(gain: Gain) -> str:
+    chance = f"chance is about {200 * gain.standard_error:.0f}"
+    beyond = "more than" if gain.exceeds_chance else "within"
+    return f" Sharing was worth {100 * gain.difference:+.1f} points, {beyond} chance ({chance})."
+
+
+def _conclusion(strategy: StrategyName, found: list[Gain]) -> str:
+    rule = "two standard errors of the test sets"
+    if all(gain.exceeds_chance and gain.difference > 0 for gain in found):
+        return f"Both gains exceed {rule}: {strategy} is ahead because of sharing."
+    return (
+        f"Only gains over both that exceed {rule} would show that sharing puts {strategy} ahead: "
+        "this run does not."
+    )
+
+
+def _same_shape_alone(clients: list[ClientFigures]) -> list[float]:
+    """The control's accuracies; empty if it was not run."""
+    found = [client.accuracy_same_shape_alone for client in clients]
+    return [accuracy for accuracy in found if accuracy is not None]
+
+
+def _gain(
+    over: Literal["local_only", "same_shape_alone"],
+    alone: list[float],
+    together: list[float],
+    num_test: list[int],
+) -> Gain:
     difference = fmean(together) - fmean(alone)
     # Standard error of a difference of means of shares. The two runs are tested on the same
     # examples, which makes the true one smaller.
     variance = math.fsum(
         (a * (1 - a) + b * (1 - b)) / n for a, b, n in zip(alone, together, num_test, strict=True)
     )
-    error = math.sqrt(variance) / len(clients)
-    means = f"{strategy} {fmean(together):.1%}, local_only {fmean(alone):.1%}"
-    if abs(difference) < 2 * error:
-        return (
-            f"Mean accuracy here: {means}. The difference of {100 * difference:+.1f} points is "
-            f"within chance (about {200 * error:.0f} points with so few test examples, one seed)."
-        )
-    won = "beat" if difference > 0 else "did not beat"
-    return (
-        f"Mean accuracy here: {means}: {strategy} {won} local_only by "
-        f"{100 * difference:+.1f} points (one seed, small test sets)."
+    error = math.sqrt(variance) / len(together)
+    return Gain(
+        over=over,
+        difference=difference,
+        standard_error=error,
+        exceeds_chance=difference != 0 and abs(difference) >= 2 * error,
     )

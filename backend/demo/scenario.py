@@ -1,8 +1,8 @@
-"""Three institutions that want the same skill, and the federation they form.
+"""Five institutions that want the same skill, and the federation they form.
 
-Two have the same base model at different ranks, the third another one. That is the case in which
-sharing pays (docs/results.md): with `relevance` the first two find each other by their own first
-changes, and the third, which has no like, is left to itself.
+Three have one base model, at different ranks, and two have another one. That is the case in which
+sharing pays (docs/results.md): with `relevance` the likes find each other by their own first
+changes, without being told about models.
 """
 
 from pydantic import SecretStr
@@ -18,9 +18,10 @@ from backend.contracts.strategies import PARAMS, Params
 from backend.contracts.training import TrainingConfig
 
 GLOBAL_RANK = 16
-FEDERATION = "Three institutions"
+FEDERATION = "Five institutions"
 TASK = BuiltinTaskName.STORY_CLASSIFICATION
-TRAINING = TrainingConfig(local_steps=8, learning_rate=1e-3)
+TRAINING = TrainingConfig(local_steps=8, learning_rate=1e-3, evaluate_every=5)
+"""Evaluations of a whole test set take longer than eight steps: hence not in every round."""
 _COMPARED: dict[StrategyName, Params] = {
     StrategyName.H2TUNE: H2TuneParams(aggregation="relevance"),
 }
@@ -31,6 +32,18 @@ def params_of(strategy: StrategyName) -> Params:
     return _COMPARED.get(strategy) or PARAMS.validate_python({"name": strategy})
 
 
+def same_shape_alone(strategy: StrategyName) -> Params | None:
+    """The control of a strategy: its adapter and steps without sharing; None where there is none.
+
+    It tells what is owed to others from what is owed to the adapter's shape. `local_only` is
+    neither: its adapter is a plain LoRA.
+    """
+    params = params_of(strategy)
+    if isinstance(params, H2TuneParams):
+        return params.model_copy(update={"control": "alone"})
+    return None
+
+
 def _member(name: str, model: BuiltinModelName, rank: int, seed: int) -> ClientRegister:
     return ClientRegister(
         enrolment_key=SecretStr(""),  # filled in when it registers
@@ -38,7 +51,7 @@ def _member(name: str, model: BuiltinModelName, rank: int, seed: int) -> ClientR
         base_model=BaseModelRef(source="builtin", id=model),
         lora_rank=rank,
         task=BUILTIN_TASK_KINDS[TASK],
-        dataset=BuiltinDataset(task=TASK, seed=seed, num_train=32, num_validation=16, num_test=100),
+        dataset=BuiltinDataset(task=TASK, seed=seed, num_train=32, num_validation=16, num_test=200),
     )
 
 
@@ -46,11 +59,13 @@ MEMBERS = (
     _member("north-clinic", BuiltinModelName.TINY_LLAMA, 16, 1),
     _member("east-hospital", BuiltinModelName.TINY_GEMMA, 16, 2),
     _member("south-lab", BuiltinModelName.TINY_LLAMA, 8, 3),
+    _member("west-practice", BuiltinModelName.TINY_GEMMA, 16, 4),
+    _member("city-institute", BuiltinModelName.TINY_LLAMA, 16, 5),
 )
 
 
 def prepare_federation(api: ApiClient) -> FederationDetail:
-    """The federation of the three, found from an earlier demo or made now."""
+    """The federation of the five, found from an earlier demo or made now."""
     known = {client.name: client for client in api.clients.list()}
     wanted = [_free_or_same(member, known) for member in MEMBERS]
     missing = [member for member in wanted if member.name not in known]

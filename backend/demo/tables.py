@@ -12,20 +12,25 @@ _KIB = 1024
 
 
 def accuracy_table(clients: Sequence[ClientFigures], strategy: StrategyName) -> Table:
-    """Accuracy before, alone and together, of the adapters that clients take home."""
-    table = _table("Accuracy on each client's test data", ["client", "model", "task"])
-    for name in ("rank", "before", StrategyName.LOCAL_ONLY.value, strategy.value):
+    """Accuracy before, alone and together, of the adapters that clients take home.
+
+    Where the control was run, the same shape alone stands before the strategy.
+    """
+    tasks = ", ".join(sorted({client.task.value for client in clients}))
+    table = _table(f"Accuracy on each client's test data: {tasks}", ["client", "model"])
+    has_control = any(client.accuracy_same_shape_alone is not None for client in clients)
+    control = ["shape alone"] if has_control else []
+    for name in ("rank", "before", StrategyName.LOCAL_ONLY.value, *control, strategy.value):
         table.add_column(name, justify="right")
     for client in clients:
+        shares = [client.accuracy["initial"], client.accuracy[StrategyName.LOCAL_ONLY]]
+        if client.accuracy_same_shape_alone is not None:
+            shares.append(client.accuracy_same_shape_alone)
         table.add_row(
             client.name,
             f"{client.family} {client.layers}x{client.hidden}",
-            client.task.value,
             str(client.rank),
-            *(
-                f"{client.accuracy[key]:.1%}"
-                for key in ("initial", StrategyName.LOCAL_ONLY, strategy)
-            ),
+            *(f"{share:.1%}" for share in (*shares, client.accuracy[strategy])),
         )
     return table
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import psutil
 
@@ -49,17 +50,29 @@ def test_the_demo_ends_by_itself_with_a_report(tmp_path: Path) -> None:
     assert 0 < report["seconds_training"] < report["seconds_total"]
     seen = [(c["name"], c["family"], c["rank"], c["task"]) for c in report["clients"]]
     assert sorted(seen) == [
+        ("city-institute", "llama", 16, "classification"),
         ("east-hospital", "gemma", 16, "classification"),
         ("north-clinic", "llama", 16, "classification"),
         ("south-lab", "llama", 8, "classification"),
+        ("west-practice", "gemma", 16, "classification"),
     ]
     for client in report["clients"]:
         assert set(client["accuracy"]) == {"initial", "local_only", "h2tune"}
         assert all(0 <= share <= 1 for share in client["accuracy"].values())
         assert abs(client["sparsity"] - (1 - (client["rank"] / 16) ** 2)) < 1e-9
         assert client["bytes_up_per_round"] > 0
+        assert 0 <= client["accuracy_same_shape_alone"] <= 1
         assert client["name"] in ran.stdout
     assert "Mean accuracy here: h2tune" in ran.stdout
+    assert "The same shape trained alone: " in ran.stdout
+    assert [gain["over"] for gain in report["gains"]] == ["local_only", "same_shape_alone"]
+    clients = report["clients"]
+    together = fmean(c["accuracy"]["h2tune"] for c in clients)
+    local_only = fmean(c["accuracy"]["local_only"] for c in clients)
+    same_shape = fmean(c["accuracy_same_shape_alone"] for c in clients)
+    for gain, alone in zip(report["gains"], (local_only, same_shape), strict=True):
+        assert abs(gain["difference"] - (together - alone)) < 1e-9
+        assert gain["standard_error"] > 0
     assert processes_of(home) == []
 
 

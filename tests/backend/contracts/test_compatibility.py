@@ -153,6 +153,13 @@ def test_groups_have_all_in_common_that_the_strategy_needs(
     assert title_of(params) == title
 
 
+@pytest.mark.parametrize(
+    ("control", "title"), [("none", "H2Tune"), ("alone", "H2Tune, control: alone")]
+)
+def test_a_run_of_a_control_is_not_taken_for_one_of_the_strategy(control: Any, title: str) -> None:
+    assert title_of(H2TuneParams(control=control)) == title
+
+
 def test_grouping_serves_everybody_and_says_who_is_alone() -> None:
     params = FedItParams(group_by="architecture")
     clients = [participant("a"), participant("b"), participant("c", shape=WIDE)]

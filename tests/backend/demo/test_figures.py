@@ -11,7 +11,15 @@ from backend.contracts.clients import Client
 from backend.contracts.enums import Execution, StrategyName, TaskKind
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import MetricPoint
-from backend.demo.figures import ClientFigures, DemoReport, RunMetrics, client_figures, verdict
+from backend.demo.figures import (
+    ClientFigures,
+    DemoReport,
+    Gain,
+    RunMetrics,
+    client_figures,
+    gains,
+    verdict,
+)
 from backend.local.errors import DemoError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,7 +51,7 @@ def point(name: MetricName, round_number: int, value: float, scope: str = "round
     )
 
 
-def figures(local_only: float, h2tune: float) -> ClientFigures:
+def figures(local_only: float, h2tune: float, alone: float | None = None) -> ClientFigures:
     return ClientFigures(
         name="a",
         family="llama",
@@ -55,6 +63,7 @@ def figures(local_only: float, h2tune: float) -> ClientFigures:
         sparsity=0.5,
         bytes_up_per_round=1,
         bytes_down_per_round=1,
+        accuracy_same_shape_alone=alone,
     )
 
 
@@ -83,6 +92,11 @@ def test_figures_are_taken_from_the_right_rounds() -> None:
     assert row.accuracy == {"initial": 0.1, "local_only": 0.4, "h2tune": 0.5}
     assert (row.sparsity, row.bytes_up_per_round, row.bytes_down_per_round) == (0.9375, 150, 15)
     assert (row.family, row.layers, row.hidden, row.rank) == ("llama", 4, 128, 4)
+    assert row.accuracy_same_shape_alone is None
+    control = RunMetrics([point(MetricName.ACCURACY_DELIVERED, n, n / 10) for n in (2, 4, 3)])
+    row = client_figures(CLIENT, baseline, shared, StrategyName.H2TUNE, 2, control)
+    assert row.accuracy == {"initial": 0.1, "local_only": 0.4, "h2tune": 0.5}
+    assert row.accuracy_same_shape_alone == 0.4
 
 
 def test_a_missing_metric_is_an_error_and_not_a_zero() -> None:
@@ -106,22 +120,77 @@ def test_a_small_difference_is_called_chance() -> None:
     assert "beat" in verdict([figures(0.455, 0.545)] * 3, StrategyName.H2TUNE, [100] * 3)
 
 
+SHARING = "h2tune is ahead because of sharing"
+NOT_SHOWN = "this run does not."
+
+
+def test_each_gain_has_the_error_of_its_own_two_arms() -> None:
+    # h2tune .5 of 100 and 400 examples, local_only .2, the same shape alone .4: by hand
+    # (.16 + .25) (1/100 + 1/400) / 2^2 and (.24 + .25) (1/100 + 1/400) / 2^2.
+    found = gains([figures(0.2, 0.5, 0.4)] * 2, StrategyName.H2TUNE, [100, 400])
+    assert [gain.over for gain in found] == ["local_only", "same_shape_alone"]
+    assert [gain.difference for gain in found] == pytest.approx([0.3, 0.1])
+    errors = [gain.standard_error for gain in found]
+    assert errors == pytest.approx([math.sqrt(0.00128125), math.sqrt(0.00153125)])
+    assert [gain.exceeds_chance for gain in found] == [True, True]  # .3 > .0716, .1 > .0783
+    (only,) = gains([figures(0.2, 0.5)], StrategyName.H2TUNE, [100])
+    assert only.over == "local_only"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_no_difference_is_never_more_than_chance(share: float) -> None:
+    for gain in gains([figures(share, share, share)], StrategyName.H2TUNE, [100]):
+        assert (gain.difference, gain.exceeds_chance) == (0.0, False)
+
+
+def test_sharing_is_the_cause_only_where_both_arms_without_it_are_beaten_beyond_chance() -> None:
+    # 3 x 100 examples: chance is about 8 points, as derived above.
+    def said(local_only: float, h2tune: float, alone: float | None) -> str:
+        return verdict([figures(local_only, h2tune, alone)] * 3, StrategyName.H2TUNE, [100] * 3)
+
+    both = said(0.4, 0.6, 0.5)
+    assert "h2tune beat local_only by +20.0 points" in both
+    assert "The same shape trained alone: 50.0%. Sharing was worth +10.0 points, more than" in both
+    assert both.endswith(f"exceed two standard errors of the test sets: {SHARING}.")
+    shape = said(0.4, 0.6, 0.56)
+    assert "beat local_only" in shape
+    assert "Sharing was worth +4.0 points, within chance (chance is about 8)" in shape
+    assert shape.endswith(NOT_SHOWN)
+    for other in (
+        said(0.58, 0.6, 0.4),  # the plain LoRA is as good
+        said(0.4, 0.5, 0.65),  # sharing cost something
+        said(0.7, 0.5, 0.7),  # both differences exceed chance, downwards
+    ):
+        assert SHARING not in other
+        assert other.endswith(NOT_SHOWN)
+    assert "Sharing was worth -15.0 points, more than chance" in said(0.4, 0.5, 0.65)
+    without = said(0.4, 0.6, None)
+    assert "shape" not in without
+    assert "sharing" not in without
+
+
 def test_the_report_has_exactly_the_promised_fields(tmp_path: Path) -> None:
     report = DemoReport(
-        clients=[figures(0.1, 0.2)],
+        clients=[figures(0.1, 0.2, 0.15)],
         rounds=5,
         seconds_total=2.0,
         seconds_training=1.0,
         dashboard_url="http://127.0.0.1:8501",
+        gains=[Gain(over="local_only", difference=1, standard_error=0.1, exceeds_chance=True)],
     )
     report.write(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text())
     assert list(written) == [
         *("clients", "rounds", "seconds_total", "seconds_training", "dashboard_url"),
+        "gains",
     ]
     assert list(written["clients"][0]) == [
         *("name", "family", "layers", "hidden", "rank", "task", "accuracy", "sparsity"),
-        *("bytes_up_per_round", "bytes_down_per_round"),
+        *("bytes_up_per_round", "bytes_down_per_round", "accuracy_same_shape_alone"),
+    ]
+    assert written["clients"][0]["accuracy_same_shape_alone"] == 0.15
+    assert list(written["gains"][0]) == [
+        *("over", "difference", "standard_error", "exceeds_chance"),
     ]
     assert list(written["clients"][0]["accuracy"]) == ["initial", "local_only", "h2tune"]
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
