@@ -94,9 +94,7 @@ class H2TuneParams(StrategyParams):
         title="Server learning rate",
         description="Factor on the aggregated change (delta only).",
     )
-    conflict: Writing = Literal["covariance", "effect"]
-
-ConflictField = Field(
+    conflict: ConflictField = Field(
         "none",
         title="Conflicts between clients",
         description="delta only, per role and slot. none: changes are averaged as they are "
