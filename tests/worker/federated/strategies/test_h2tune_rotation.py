@@ -6,12 +6,13 @@ hidden space is turned by any orthogonal matrix (as in SliceGPT, arXiv 2401.1502
 
 import copy
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from backend.contracts.params.h2tune import H2TuneParams
+from backend.contracts.params.h2tune import H2TuneParams, Writing
 from backend.contracts.training import TrainingConfig
 from tests.worker.federated.strategies.rounds import federation_of, run_round
 from tests.worker.federated.tiny import make_client, make_inputs
@@ -79,11 +80,13 @@ def test_the_turned_model_is_the_same_function(
     assert not torch.allclose(*embeddings, atol=0.01)
 
 
+@pytest.mark.parametrize("writing", get_args(Writing))
 def test_a_turned_hidden_space_turns_the_factors_and_nothing_that_is_shared(
-    clients: tuple[SimulatedClient, SimulatedClient],
+    clients: tuple[SimulatedClient, SimulatedClient], writing: Writing
 ) -> None:
+    params = PARAMS.model_copy(update={"writing": writing})
     plain, other = (
-        simulate(PARAMS, [client], num_rounds=3, training=TRAINING, global_rank=4, seed=0)
+        simulate(params, [client], num_rounds=3, training=TRAINING, global_rank=4, seed=0)
         for client in clients
     )
     assert torch.equal(plain.state.tensors["codes"], other.state.tensors["codes"])
