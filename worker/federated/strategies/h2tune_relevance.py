@@ -14,8 +14,9 @@ their tasks. Then and in all later rounds
 
     S_i <- S_i + eta sum_j w_ij U_j / sum_j w_ij h_j,
 
-the first time with C_j for U_j. Who misses the first rounds gets the common slots, which are
-aggregated over all clients as with `delta`.
+the first time with C_j for U_j. With `relevance_scope: role`, z, likeness and weights are those of
+each module role by itself, n its entries. Who misses the first rounds gets the common slots, which
+are aggregated over all clients as with `delta`.
 
 The server keeps, beside the common slots, per client `own/<client>/<role>` and, until the weights
 are settled, `moved/<client>/<role>` and `held/<client>/<role>`, (L*, R, R) fp32 each. It must see
@@ -45,6 +46,11 @@ SHARE_OF_BEST = 0.5
 Weights = dict[str, dict[str, float]]
 """By receiver and source, client ids; a receiver's weights sum to 1."""
 
+ALL_ROLES = "all"
+"""In place of a role, where one set of weights serves all of them."""
+
+WeightsByRole = Mapping[str, Weights]
+
 Change = tuple[Tensors, Tensors]
 """What a client adds to the slots and which entries it holds, (L*, R, R) by role."""
 
@@ -73,24 +79,40 @@ class RelevanceAggregation(Aggregation):
         meta, values = dict(common.meta), dict(report.values)
         kept = {**meta.get("num_examples", {}), **self._examples}
         meta["num_examples"] = kept
-        weights: Weights = meta.get("mixing_weights", {})
+        weights: WeightsByRole = meta.get("mixing_weights_by_role", {})
+        if "mixing_weights" in meta:
+            weights = {ALL_ROLES: meta["mixing_weights"]}
         if self._round_number < self._params.relevance_rounds:
             tensors = {**common.tensors, **self._accumulated(common.tensors)}
-            tensors.update(self._own({c: {c: 1.0} for c in self._updates}, self._updates))
+            alone = {ALL_ROLES: {c: {c: 1.0} for c in self._updates}}
+            tensors.update(self._own(alone, self._updates))
         elif not weights:
             accumulated = self._accumulated(common.tensors)
             found = _changes(accumulated)
-            weights = mixing_weights(found, kept, self._params.relevance_threshold)
-            meta["mixing_weights"] = weights
+            weights = self._settled(found, kept)
+            if ALL_ROLES in weights:
+                meta["mixing_weights"] = weights[ALL_ROLES]
+            else:
+                meta["mixing_weights_by_role"] = weights
             values["relevance_cosine"] = _mean_cosine(found)
             tensors = _without(common.tensors, "moved", "held", "own", "start")
             tensors.update(self._own(weights, found, start=take("start", accumulated)))
         else:
             tensors = {**common.tensors, **self._own(weights, self._updates)}
-        for receiver, sources in weights.items():
-            for source, weight in sources.items():
-                values[f"mixing_weight/{receiver}/{source}"] = weight
+        values.update(_mean_weights(weights))
         return ServerState(tensors, meta), AggregationReport(report.num_clients, values)
+
+    def _settled(
+        self, changes: Mapping[str, Change], num_examples: Mapping[str, int]
+    ) -> WeightsByRole:
+        """Who learns from whom from now on, in all roles alike or in each by itself."""
+        threshold = self._params.relevance_threshold
+        if self._params.relevance_scope == "model":
+            return {ALL_ROLES: mixing_weights(changes, num_examples, threshold)}
+        roles = sorted({role for matrices, _ in changes.values() for role in matrices})
+        return {
+            role: mixing_weights(_of_role(changes, role), num_examples, threshold) for role in roles
+        }
 
     def _accumulated(self, tensors: Tensors) -> Tensors:
         """What each client has added so far, what it holds, and where all of them started."""
@@ -106,19 +128,20 @@ class RelevanceAggregation(Aggregation):
         return {**known, **added, **below("start", start)}
 
     def _own(
-        self, weights: Weights, changes: Mapping[str, Change], *, start: Tensors | None = None
+        self, weights: WeightsByRole, changes: Mapping[str, Change], *, start: Tensors | None = None
     ) -> Tensors:
         """Every receiver's next slots, fp32; of those that nothing reached, as they are.
 
         Args:
-            weights: who takes how much from whom.
+            weights: who takes how much from whom, by role or for all of them.
             changes: of the clients that sent something.
             start: the slots that all add to; None: each its own.
         """
         own: Tensors = {}
-        for receiver, shares in weights.items():
-            sources = {source: w for source, w in shares.items() if source in changes}
+        for receiver in sorted({receiver for known in weights.values() for receiver in known}):
             for role in self._clients[receiver].modules:
+                shares = weights.get(role, weights.get(ALL_ROLES, {})).get(receiver, {})
+                sources = {source: w for source, w in shares.items() if source in changes}
                 name = f"own/{receiver}/{role}"
                 old = self._state.tensors.get(name, self._slots[role])
                 if start is not None:
@@ -163,6 +186,26 @@ def mixing_weights(
         total = sum(masses.values())
         weights[receiver] = {source: mass / total for source, mass in sorted(masses.items())}
     return weights
+
+
+def _of_role(changes: Mapping[str, Change], role: str) -> dict[str, Change]:
+    """The changes of one role, of the clients that have it."""
+    return {
+        client: ({role: matrices[role]}, {role: held[role]})
+        for client, (matrices, held) in changes.items()
+        if role in matrices
+    }
+
+
+def _mean_weights(weights: WeightsByRole) -> dict[str, float]:
+    """`mixing_weight/<receiver>/<source>`, the mean over the roles that the receiver has."""
+    found: dict[str, float] = {}
+    for receiver in sorted({receiver for known in weights.values() for receiver in known}):
+        rows = [known[receiver] for known in weights.values() if receiver in known]
+        for source in sorted({source for row in rows for source in row}):
+            total = sum(row.get(source, 0.0) for row in rows)
+            found[f"mixing_weight/{receiver}/{source}"] = total / len(rows)
+    return found
 
 
 def _agreement(one: Change, two: Change) -> float:

@@ -1,5 +1,7 @@
 """Clients learn from those whose first changes agree with their own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from tests.worker.federated.tiny import make_client
 from worker.federated.client_round import take
 from worker.federated.strategies.h2tune import H2Tune
 from worker.federated.strategies.h2tune_relevance import Change, mixing_weights
-from worker.federated.types import ServerState, Tensors
+from worker.federated.types import ClientUpdate, ServerState, Tensors
 from worker.federated.wire import decode_state, encode_state
 
 FIXED = {"gauge": "none", "joint_rounds": 1}
@@ -101,6 +103,69 @@ def test_slots_part_alone_and_meet_where_changes_agree(threshold: float, togethe
         start = take("own/a", states[0].tensors)[role][:, :4, :4].flatten(1)
         changes = [sent[1][name][f"values/{role}"] for name in ("ab" if together else "a")]
         assert torch.allclose(matrix, start + sum(changes) / len(changes), atol=1e-6)
+
+
+def test_roles_may_be_compared_one_by_one() -> None:
+    """Two clients whose output projections change alike and whose queries do not."""
+    params = H2TuneParams(
+        aggregation="relevance", relevance_scope="role", relevance_threshold=1.9, **FIXED
+    )
+    strategy = H2Tune(params)
+    clients = [make_client(name, num_layers=1) for name in "ab"]
+    federation = federation_of(clients)
+    state = strategy.init_state(federation, 1)
+    updates = run_round(strategy, state, clients, 1, training(), {})
+    signs = torch.ones(16)
+    signs[::2] = -1  # 4 x 4 entries: orthogonal to ones
+    values = {
+        "a": {"q": torch.ones(16), "o": torch.ones(16)},
+        "b": {"q": signs, "o": torch.ones(16)},
+    }
+    made = [
+        replace(
+            update,
+            shared={
+                name: values[update.client_id].get(name.removeprefix("values/"), torch.zeros(16))[
+                    None
+                ]
+                if name.startswith("values/")
+                else tensor
+                for name, tensor in update.shared.items()
+            },
+        )
+        for update in updates
+    ]
+    settled, report = strategy.aggregate(state, federation, iter(made))
+    own = {name: take(f"own/{name}", settled.tensors) for name in "ab"}
+    start = take("slots", state.tensors)
+    for name in "ab":
+        # z of the output projections is 4, of the queries 0.
+        expected = {"q": values[name]["q"], "o": torch.ones(16)}
+        for role, change_ in expected.items():
+            moved = (own[name][role] - start[role])[0, :4, :4].flatten()
+            torch.testing.assert_close(moved, change_)
+    by_role = settled.meta["mixing_weights_by_role"]
+    assert by_role["o"]["a"] == {"a": 0.5, "b": 0.5}
+    assert by_role["q"]["a"] == {"a": 1.0}
+    # The report has the mean over the seven roles, one of which is shared.
+    assert report.values["mixing_weight/a/b"] == pytest.approx(0.5 / 7)
+    assert report.values["mixing_weight/a/a"] == pytest.approx(6.5 / 7)
+    again, _ = strategy.aggregate(
+        decode_state(encode_state(settled)), federation, iter(made_next(made))
+    )
+    assert again.meta["mixing_weights_by_role"] == by_role
+
+
+def made_next(updates: list[ClientUpdate]) -> list[ClientUpdate]:
+    """The same changes in the next round, where masks are known."""
+    return [
+        replace(
+            update,
+            round_number=2,
+            shared={n: t for n, t in update.shared.items() if not n.startswith("mask/")},
+        )
+        for update in updates
+    ]
 
 
 def test_protection_and_relevance_exclude_each_other() -> None:
