@@ -19,7 +19,7 @@ from torch.nn import functional
 from worker.federated.gauge import Factors
 from worker.federated.roles import AdaptedModule, adapted_modules
 from worker.federated.training import endless_batches, steps_per_epoch
-from worker.federated.types import ClientPlan, LocalClient
+from worker.federated.types import ClientPlan, LocalClient, Tensors
 
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
 
@@ -34,10 +34,25 @@ def code_energies(
         client: with its base model as it came, without an adapter; one pass over its examples.
         factors: by module, for all R codes.
     """
+    gradients = middle_gradients(client, factors, plan.seed)
+    return _energies(adapted_modules(client.model), gradients, plan.global_rank)
+
+
+def middle_gradients(client: LocalClient, factors: Mapping[str, Factors], seed: int) -> Tensors:
+    """Gradients of the client's training loss with respect to T = 0, summed over its examples.
+
+    Args:
+        client: with its base model as it came, without an adapter; one pass over its examples.
+        factors: by module, for R codes each.
+        seed: orders the examples.
+
+    Returns:
+        (R, R) fp32 by module name; without modules that the loss does not depend on.
+    """
     model = client.model
     modules = adapted_modules(model)
     middles = {
-        module.name: torch.zeros(plan.global_rank, plan.global_rank, requires_grad=True)
+        module.name: torch.zeros(2 * factors[module.name].in_factor.shape[:1], requires_grad=True)
         for module in modules
     }
     handles = [
@@ -46,7 +61,7 @@ def code_energies(
     ]
     objective, config = client.objective, client.training
     rows = objective.encode(client.data.train)
-    batches = endless_batches(rows, config, objective.collate, plan.seed, plan.client_id, "codes")
+    batches = endless_batches(rows, config, objective.collate, seed, client.spec.client_id, "codes")
     try:
         for _ in range(steps_per_epoch(config, len(rows))):
             for batch in next(batches):
@@ -58,7 +73,7 @@ def code_energies(
     finally:
         for handle in handles:
             handle.remove()
-    return _energies(modules, middles, plan.global_rank)
+    return {name: middle.grad for name, middle in middles.items() if middle.grad is not None}
 
 
 def _with_update(factors: Factors, middle: torch.Tensor) -> Hook:
@@ -73,12 +88,10 @@ def _with_update(factors: Factors, middle: torch.Tensor) -> Hook:
     return hook
 
 
-def _energies(
-    modules: list[AdaptedModule], middles: Mapping[str, torch.Tensor], num_codes: int
-) -> torch.Tensor:
+def _energies(modules: list[AdaptedModule], gradients: Tensors, num_codes: int) -> torch.Tensor:
     by_role: dict[str, torch.Tensor] = {}
     for module in modules:
-        gradient = middles[module.name].grad
+        gradient = gradients.get(module.name)
         if gradient is None:
             continue
         squares = gradient.pow(2)
