@@ -1,7 +1,7 @@
 """How far different models agree on what to change in T: what a gauge is worth before any training.
 
-    python benchmarks/gauge_agreement.py --data-dir DATA --models-dir MODELS \\
-        [--config examples/sharing/two_families.toml] [--seeds 0,1,2]
+    python benchmarks/gauge_agreement.py --data-dir DATA --models-dir MODELS [--seeds 0,1,2]
+        [--config examples/sharing/two_families.toml]
 
 Every client of the file's first setting computes the gradient of its training loss with respect to
 T = 0, all in one gauge, and maps it to the common slots. Each line is one JSON object: the mean
@@ -22,7 +22,7 @@ import torch
 
 from backend.contracts.params.h2tune import Writing
 from worker.federated.alignment import map_up, start_alignment
-from worker.federated.experiments.config import Experiment, Setting, load_experiment
+from worker.federated.experiments.config import Experiment, load_experiment
 from worker.federated.experiments.gauging import gauged_private
 from worker.federated.experiments.members import make_clients, probe_texts
 from worker.federated.gauge import Factors
@@ -56,7 +56,7 @@ def main() -> None:
         for writing, cosines in found.items():
             if writing not in gauges:  # made from models and public texts: the same for all seeds
                 gauges[writing] = gauged_private(setting, clients, texts, "exchange", writing)
-            for kind, cosine in measure(experiment, setting, clients, gauges[writing], seed):
+            for kind, cosine in measure(experiment, clients, gauges[writing], seed):
                 cosines.setdefault(kind, []).append(cosine)
     for kind, values in found["effect"].items():
         value, peer = statistics.fmean(values), statistics.fmean(found["covariance"][kind])
@@ -75,7 +75,6 @@ def main() -> None:
 
 def measure(
     experiment: Experiment,
-    setting: Setting,
     clients: Sequence[SimulatedClient],
     gauge: Mapping[str, Tensors],
     seed: int,
