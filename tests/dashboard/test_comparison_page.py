@@ -54,7 +54,7 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     text = text_of(app)
     assert app.title[0].value == "Does it pay?"
     assert "12 of 12 runs have ended" in text
-    assert ":green-badge[Transfer] h2tune gains +0.050 ± 0.020 over local_only." in text
+    assert ":green-badge[Transfer] h2tune gains +5.0 ± 2.0 points over local_only." in text
     assert "So far" not in text
     table = app.dataframe[0].value.set_index("Arm")
     controls = ["h2tune_permuted", "h2tune_noise", "h2tune_alone"]
