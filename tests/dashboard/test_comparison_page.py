@@ -70,6 +70,18 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     assert len(app.get("plotly_chart")) == 3
 
 
+def test_a_column_that_nobody_measured_is_left_out(
+    platform: FakePlatform, federation: FederationDetail, open_page: Open
+) -> None:
+    results = add_comparison(platform, federation, wanted(), RunStatus.COMPLETED)
+    assert "After training" in opened(open_page, results).dataframe[0].value
+    for arm in results.arms:
+        arm.overall.after_training = None
+    table = opened(open_page, results).dataframe[0].value
+    assert "After training" not in table
+    assert "Untrained" in table
+
+
 def test_a_comparison_that_goes_on_says_how_far_it_is(
     platform: FakePlatform, federation: FederationDetail, open_page: Open
 ) -> None:
