@@ -15,6 +15,9 @@ from dashboard.components.live_history import ByRound, LiveHistory
 UNUSUAL = 3.5
 """Outlier score above which Iglewicz and Hoaglin (1993) mark a value."""
 
+OPPOSED = -0.2
+"""Contribution from which on a client is said to pull the other way: nearer 0 it is unrelated."""
+
 FEW_CLIENTS = 5
 """With fewer, the usual distance is that of one or two clients and changes a lot by chance."""
 
@@ -107,7 +110,7 @@ def remark(outlier: float | None, contribution: float | None, num_clients: int) 
     """What stands out, in words; empty: nothing does."""
     if outlier is not None and outlier > unusual_above(num_clients):
         return "unusual"
-    if contribution is not None and contribution < 0:
+    if contribution is not None and contribution <= OPPOSED:
         return "pulls the other way"
     return ""
 
