@@ -17,11 +17,11 @@ from dashboard.components.live_history import LiveHistory
 
 CONTROL_NOTES = {
     "alone": "every client goes on from its own changes and receives nothing from others. What "
-    "differs from local only is owed to the shape of the adapter and to chance.",
+    "differs from local only is owed to the adapter's shape and training, and to chance.",
     "permuted": "what clients receive is shuffled and carries no knowledge. What differs from "
-    "local only is owed to the shape of the adapter, to the disturbance and to chance.",
-    "noise": "clients receive noise in place of knowledge. What differs from local only is owed "
-    "to the shape of the adapter, to the disturbance and to chance.",
+    "local only is owed to the adapter's shape and training, to the disturbance and to chance.",
+    "noise": "clients receive noise in place of knowledge. What differs from local only is owed to "
+    "the adapter's shape and training, to the disturbance and to chance.",
 }
 """Why a gain or a loss of a control is no transfer, by its name."""
 
