@@ -86,7 +86,9 @@ def demo(
         Path | None, typer.Option(help="Write the figures to this JSON file.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each run.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of data, initial weights and order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of first weights and order; the data stay as they are.")
+    ] = 0,
     strategy: Annotated[
         StrategyName, typer.Option(help="What to compare with local_only.")
     ] = StrategyName.H2TUNE,

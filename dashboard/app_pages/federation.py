@@ -136,7 +136,9 @@ def _comparison(api: ApiClient, federation: FederationDetail, completed: list[Ru
             format_func=lambda run: labels[run.id], max_selections=MAX_COMPARED,
             key="federation.compared",
         )  # fmt: skip
-    names = {client.id: client.name for client in federation.clients}
+    # In the order of the chart's groups.
+    ordered = sorted(federation.clients, key=lambda client: client.name.lower())
+    names = {client.id: client.name for client in ordered}
     accuracies = {run.id: reached(api, run.id).delivered for run in shown}
     st.plotly_chart(
         comparison_figure(
@@ -151,19 +153,23 @@ def _comparison(api: ApiClient, federation: FederationDetail, completed: list[Ru
             [
                 {
                     "Run": _run_label(run),
-                    "Mean over clients": mean(accuracies[run.id]),
-                    **{names[c]: v for c, v in accuracies[run.id].items() if c in names},
+                    "Mean over clients": _percent(mean(accuracies[run.id])),
+                    **{name: _percent(accuracies[run.id].get(c)) for c, name in names.items()},
                 }
                 for run in shown
             ]
         ),
         hide_index=True,
         column_config={
-            name: st.column_config.NumberColumn(format="percent")
+            name: st.column_config.NumberColumn(format="%.1f %%")
             for name in ["Mean over clients", *names.values()]
         },
     )
     st.caption("Share of the client's own test split that the delivered adapter answers correctly.")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _run_label(run: Run) -> str:

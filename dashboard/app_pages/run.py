@@ -14,6 +14,7 @@ from backend.contracts.strategies import title_of
 from dashboard import pages, session
 from dashboard.components import run_view
 from dashboard.components.address import id_in_address
+from dashboard.components.baseline_view import baseline_section
 from dashboard.components.charts import client_styles
 from dashboard.components.compatibility import group_texts
 from dashboard.components.contributions import contributions_section
@@ -200,7 +201,7 @@ def _draw(
         run_view.clients_section(history)
         run_view.accuracy_section(history, styles, baseline)
         if history.run.strategy.name is not StrategyName.LOCAL_ONLY:
-            run_view.baseline_section(history, styles, baseline, coming=baseline_run)
+            baseline_section(history, styles, baseline, baseline_run, federation.clients)
         contributions_section(history, styles)
         run_view.training_section(history, styles)
         run_view.traffic_section(history, styles)

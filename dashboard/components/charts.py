@@ -27,7 +27,10 @@ PALETTE = (
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 GREY = "#8a90a0"
 HEIGHT = 360
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+"""Of every chart of a run: the buttons that make sense."""
 FEW_CLIENTS = 12  # more than this: thinner lines, and the mean on top
+FEW_VALUES = 30  # up to this many on a line, each has a dot; a single one is no line
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def accuracy_figure(
             hoverinfo="skip",
         )
     finish(figure, "Round", "Test accuracy (%)")
-    ticks = _round_ticks(num_rounds)
+    ticks = round_ticks(num_rounds)
     figure.update_xaxes(
         range=[0.5, num_rounds + 1.5],
         tickvals=[*ticks, num_rounds + 1],
@@ -106,23 +109,26 @@ def accuracy_figure(
 
 
 def loss_figure(
-    styles: Mapping[UUID, ClientStyle], losses: Mapping[UUID, list[tuple[int, float]]]
+    styles: Mapping[UUID, ClientStyle],
+    losses: Mapping[UUID, list[tuple[int, float]]],
+    x_title: str,
 ) -> go.Figure:
-    """Training loss over optimizer steps since the start of the run."""
+    """Training loss over steps or rounds, as `x_title` says; a few values get dots."""
     figure = go.Figure()
+    mode = "lines+markers" if max(map(len, losses.values()), default=0) <= FEW_VALUES else "lines"
     for client, style in styles.items():
         line = losses.get(client, [])
         if line:
             figure.add_scatter(
-                x=[step for step, _ in line],
+                x=[number for number, _ in line],
                 y=[value for _, value in line],
                 name=style.name,
-                mode="lines",
+                mode=mode,
                 opacity=0.5 if len(styles) > FEW_CLIENTS else 1,
                 line={"color": style.colour, "dash": style.dash, "width": 1.5},
                 hovertemplate="%{y:.3f}",
             )
-    return finish(figure, "Optimizer step since the start", "Training loss (nats per token)")
+    return finish(figure, x_title, "Training loss (nats per token)")
 
 
 def sparsity_figure(
@@ -135,7 +141,7 @@ def sparsity_figure(
     finish(figure, "Round", "Zeros in the shared matrices (%)")
     figure.update_layout(showlegend=len(styles) <= FEW_CLIENTS)
     figure.update_yaxes(range=[-3, 103])
-    figure.update_xaxes(range=[0.5, num_rounds + 0.5], tickvals=_round_ticks(num_rounds))
+    figure.update_xaxes(range=[0.5, num_rounds + 0.5], tickvals=round_ticks(num_rounds))
     return figure
 
 
@@ -172,7 +178,7 @@ def traffic_figure(
     figure.update_yaxes(rangemode="nonnegative")
     figure.update_xaxes(title_text="Round · sent by clients (up)", col=1)
     figure.update_xaxes(title_text="Round · received by clients (down)", col=2)
-    figure.update_xaxes(tickvals=_round_ticks(max([*_totals(up), *_totals(down)], default=1)))
+    figure.update_xaxes(tickvals=round_ticks(max([*_totals(up), *_totals(down)], default=1)))
     figure.update_layout(barmode="stack", bargap=0.25)
     return figure
 
@@ -198,7 +204,7 @@ def cumulative_traffic_figure(up: ByRound, down: ByRound, lora: ByRound) -> go.F
             )
     finish(figure, "Round", f"Payload since the start ({unit})")
     figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(tickvals=_round_ticks(max([*up, *down, *lora], default=1)))
+    figure.update_xaxes(tickvals=round_ticks(max([*up, *down, *lora], default=1)))
     return figure
 
 
@@ -216,7 +222,8 @@ def gain_figure(
             orientation="h",
             marker_color=["#1f9d6b" if gain >= 0 else "#d8436b" for gain in gains],
             text=[f"{gain:+.1f}" for gain in gains],
-            textposition="auto",
+            textposition="outside",
+            cliponaxis=False,
             customdata=[[100 * pairs[c].own, 100 * pairs[c].local] for c in shown],
             hovertemplate="this run %{customdata[0]:.1f} %, local only %{customdata[1]:.1f} %"
             "<extra></extra>",
@@ -224,6 +231,9 @@ def gain_figure(
     )
     finish(figure, "Difference to local only (percentage points)", "")
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    room = 0.08 * max(map(abs, gains), default=1) or 1  # for the number at a bar's end
+    lowest, highest = min(0, *gains), max(0, *gains)
+    figure.update_xaxes(range=[lowest - room * (lowest < 0), highest + room])
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
         hovermode="closest", height=max(180, 60 + 30 * len(shown)), margin_t=8, bargap=0.35
@@ -269,7 +279,7 @@ def layer_map_figure(
             hovertemplate="layer %{customdata} at slot %{x:.2f}<extra></extra>",
         )
     finish(figure, "Common slot", "")
-    figure.update_xaxes(range=[0.5, num_slots + 0.5], tickvals=_round_ticks(num_slots))
+    figure.update_xaxes(range=[0.5, num_slots + 0.5], tickvals=round_ticks(num_slots))
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(
         showlegend=False, hovermode="closest", height=max(160, 70 + 28 * len(styles)), margin_t=8
@@ -339,7 +349,7 @@ def _totals(values: Mapping[UUID, ByRound]) -> ByRound:
     return totals
 
 
-def _round_ticks(last: int) -> list[int]:
+def round_ticks(last: int) -> list[int]:
     """At most about 15 whole numbers from 1 to `last`."""
     return list(range(1, last + 1, max(1, -(-last // 15))))
 

@@ -118,6 +118,7 @@ def client_figure(arms: Sequence[ArmResult], styles: Mapping[str, ArmStyle]) -> 
         figure.add_hline(y=row - 0.5, line={"color": GREY, "width": 0.5})
     figure.update_yaxes(
         tickvals=list(range(len(names))),
+        zeroline=False,  # the first row is no more than the others
         ticktext=names,
         range=[len(names) - 0.5, -0.5],
         automargin=True,

@@ -1,6 +1,7 @@
 """What a comparison page shows, from top to bottom; every part takes the results and draws it."""
 
 from collections.abc import Callable
+from typing import Literal
 from uuid import UUID
 
 import pandas as pd
@@ -21,6 +22,8 @@ from dashboard.components.formatting import NOTHING, bytes_text, escape
 from dashboard.components.labels import BadgeColour
 from dashboard.components.run_badge import run_badge
 
+MOST_ROWS = 25
+HEIGHT_OF_MOST = 860  # pixels
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 
 VERDICT_COLOURS: dict[Verdict, BadgeColour] = {
@@ -67,8 +70,12 @@ def table(results: ComparisonResults) -> None:
     """Mean and spread for each arm, overall and by client, with costs."""
     st.subheader("Delivered accuracy")
     seeds = len(results.comparison.seeds)
+    rows = pd.DataFrame([_row(arm, seeds) for arm in results.arms])
+    spreads = [arm.overall for arm in results.arms if arm.overall.delivered]
+    if spreads and not any(item.after_training for item in spreads):
+        rows = rows.drop(columns="After training")  # nobody evaluates so often
     st.dataframe(
-        pd.DataFrame([_row(arm, seeds) for arm in results.arms]),
+        rows,
         hide_index=True,
         key="comparison.table",
         height=_table_height(results),
@@ -198,9 +205,9 @@ def _best_local(results: ComparisonResults) -> str:
             return f"Best local: {escape(name)}."
 
 
-def _table_height(results: ComparisonResults) -> int:
+def _table_height(results: ComparisonResults) -> int | Literal["content"]:
     """All arms at once, up to 25, instead of the usual ten rows."""
-    return 38 + 35 * min(25, len(results.arms))
+    return "content" if len(results.arms) <= MOST_ROWS else HEIGHT_OF_MOST
 
 
 def _row(arm: ArmResult, num_seeds: int) -> dict[str, object]:

@@ -8,12 +8,15 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from backend.contracts.metrics import MetricName
-from dashboard.components.charts import GREY, ClientStyle, finish
+from dashboard.components.charts import GREY, ClientStyle, finish, round_ticks
 from dashboard.components.formatting import NOTHING, escape, percent_text
 from dashboard.components.live_history import ByRound, LiveHistory
 
 UNUSUAL = 3.5
 """Outlier score above which Iglewicz and Hoaglin (1993) mark a value."""
+
+OPPOSED = -0.2
+"""Contribution from which on a client is said to pull the other way: nearer 0 it is unrelated."""
 
 FEW_CLIENTS = 5
 """With fewer, the usual distance is that of one or two clients and changes a lot by chance."""
@@ -25,6 +28,12 @@ HOW_TO_READ = (
     "1, it changes what all others change; 0, something else; below 0, the opposite. Look at the "
     "outlier score first: one loud client turns everybody's contribution round."
 )
+HEIGHT = 280
+_DIGITS = {
+    "Outlier score": st.column_config.NumberColumn(format="%.1f"),
+    "Contribution": st.column_config.NumberColumn(format="%.2f"),
+    "Cosine to mean": st.column_config.NumberColumn(format="%.2f"),
+}
 CAUTION = "Unusual is not hostile: other data or another task look the same."
 
 
@@ -39,12 +48,10 @@ def contributions_section(history: LiveHistory, styles: Mapping[UUID, ClientStyl
     if unusual:
         names = ", ".join(escape(name) for name in unusual)
         st.warning(f"Unusual in its newest round: {names}. {CAUTION}", icon=":material/warning:")
-    left, right = st.columns([3, 2])
-    with left:
-        st.dataframe(table, hide_index=True, key="run.contributions")
+    st.dataframe(table, hide_index=True, key="run.contributions", column_config=_DIGITS)
     scores = history.per_round(MetricName.OUTLIER_SCORE)
     if scores:
-        right.plotly_chart(
+        st.plotly_chart(
             outlier_figure(styles, scores), key="run.outliers", config={"displaylogo": False}
         )
 
@@ -103,7 +110,7 @@ def remark(outlier: float | None, contribution: float | None, num_clients: int) 
     """What stands out, in words; empty: nothing does."""
     if outlier is not None and outlier > unusual_above(num_clients):
         return "unusual"
-    if contribution is not None and contribution < 0:
+    if contribution is not None and contribution <= OPPOSED:
         return "pulls the other way"
     return ""
 
@@ -132,8 +139,8 @@ def outlier_figure(styles: Mapping[UUID, ClientStyle], scores: Mapping[UUID, ByR
         hoverinfo="skip",
     )
     finish(figure, "Round", "Outlier score")
-    figure.update_xaxes(tickvals=numbers)
-    return figure
+    figure.update_xaxes(tickvals=round_ticks(numbers[-1]))
+    return figure.update_layout(height=HEIGHT)
 
 
 def _digits(value: float | None) -> str:

@@ -66,6 +66,8 @@ class LiveHistory:
         """Training loss per client over `(step since the start of the run, nats per token)`.
 
         Rounds are put end to end: a client's first step of round 2 follows its last of round 1.
+        Not every step is reported; where the run counts epochs, so that the number of steps is the
+        client's own, the last reported step of a round ends it.
         """
         seen: dict[UUID, dict[int, dict[int, float]]] = {}
         for _, point in sorted(self.metrics.items()):
@@ -77,7 +79,13 @@ class LiveHistory:
             ):
                 steps = seen.setdefault(point.client_id, {}).setdefault(point.round_number, {})
                 steps[point.step] = point.value
-        return {client: _end_to_end(rounds) for client, rounds in seen.items()}
+        length = self.run.training.local_steps
+        return {client: _end_to_end(rounds, length) for client, rounds in seen.items()}
+
+    def loss_by_round(self) -> dict[UUID, list[tuple[int, float]]]:
+        """Training loss per client over `(round, mean over the round in nats per token)`."""
+        losses = self.per_round(MetricName.TRAIN_LOSS)
+        return {client: sorted(rounds.items()) for client, rounds in losses.items()}
 
     def delivered_updates(self) -> list[ClientUpdate]:
         """Every client's part of the deliver round, once there is one."""
@@ -126,11 +134,14 @@ def running_total(values: ByRound) -> ByRound:
     return totals
 
 
-def _end_to_end(rounds: dict[int, dict[int, float]]) -> list[tuple[int, float]]:
+def _end_to_end(rounds: dict[int, dict[int, float]], length: int | None) -> list[tuple[int, float]]:
+    """Steps of rounds of `length` steps each as one line; None: it ends with the last step."""
     line: list[tuple[int, float]] = []
     offset = 0
     for number in sorted(rounds):
         steps = rounds[number]
+        if length is not None:
+            offset = (number - 1) * length
         line += [(offset + step, steps[step]) for step in sorted(steps)]
         offset += max(steps)
     return line

@@ -12,7 +12,7 @@ from backend.contracts.enums import EventKind, RoundKind, RunStatus, UpdateStatu
 from backend.contracts.metrics import MetricName
 from backend.contracts.runs import ClientUpdate, Run
 from dashboard.components import charts
-from dashboard.components.charts import ClientStyle
+from dashboard.components.charts import CONFIG, ClientStyle
 from dashboard.components.delivered import Pair, Reached, pairs
 from dashboard.components.formatting import (
     NOTHING,
@@ -29,8 +29,9 @@ from dashboard.components.run_badge import run_badge
 from dashboard.components.server_clock import now
 
 Styles = Mapping[UUID, ClientStyle]
-CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
 EVENTS_SHOWN = 200
+FEW_EVENTS = 11  # all at once; more of them scroll
+STEPS_OF_A_ROUND = 3  # reported by a client; with fewer, a line over steps would mislead
 CLIENT_COLUMNS = ["Client", "State", "Stage", "Step", "Progress", "Attempts"]
 
 
@@ -90,7 +91,7 @@ def accuracy_section(history: LiveHistory, styles: Styles, baseline: Reached | N
             mean(baseline.delivered) if baseline else None,
         ),
         key="run.accuracy",
-        config=CHART,
+        config=CONFIG,
     )
     st.caption(
         "Share of a client's own test split answered correctly. Strong line: after training in "
@@ -100,48 +101,9 @@ def accuracy_section(history: LiveHistory, styles: Styles, baseline: Reached | N
         else "Share of a client's own test split answered correctly after training in the round. "
         "Thick grey line: mean over the clients. Star: the delivered adapter."
     )
-
-
-def baseline_section(
-    history: LiveHistory, styles: Styles, baseline: Reached | None, coming: Run | None
-) -> None:
-    """Who gains by working together and who loses."""
-    st.subheader("Against local only")
-    if baseline is None and coming is not None:
-        st.caption(
-            f"The local-only run with the same settings is {coming.status.value} "
-            f"({round_text(coming)}). The comparison appears here when it has completed."
-        )
-        return
-    if baseline is None:
-        st.caption(
-            "No local-only run of this federation has the same seed, rounds and training. Start "
-            "one on the federation's page to see who gains by working together."
-        )
-        return
-    compared = pairs(history, baseline)
-    if not compared:
-        st.caption("Waiting for the first accuracies of this run.")
-        return
-    so_far = "" if history.run.status.is_terminal else " so far"
-    worse = [styles[client].name for client in styles if _is_worse(compared.get(client))]
-    if worse:
-        verb = "does" if len(worse) == 1 else "do"
-        st.warning(
-            f"Negative transfer{so_far}: {escape(', '.join(worse))} {verb} worse than when "
-            "training alone.",
-            icon=":material/trending_down:",
-        )
-    else:
-        st.success(
-            f"No client does worse than when training alone{so_far}.",
-            icon=":material/trending_up:",
-        )
-    st.plotly_chart(charts.gain_figure(styles, compared), key="run.gain", config=CHART)
-    st.caption(
-        "Delivered adapters of both runs where there are any, else both runs after the same round. "
-        "One seed: with 100 test rows, a client's difference below about 10 points may be chance."
-    )
+    every = history.run.training.evaluate_every
+    if every > 1:
+        st.caption(f"Clients evaluate before round 1 and after every {every} rounds only.")
 
 
 def training_section(history: LiveHistory, styles: Styles) -> None:
@@ -149,9 +111,11 @@ def training_section(history: LiveHistory, styles: Styles) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Training loss")
-        losses = history.loss_by_step()
+        losses, x_title = _losses(history)
         if losses:
-            st.plotly_chart(charts.loss_figure(styles, losses), key="run.loss", config=CHART)
+            st.plotly_chart(
+                charts.loss_figure(styles, losses, x_title), key="run.loss", config=CONFIG
+            )
         else:
             st.caption("Appears with the first training steps.")
     with right:
@@ -161,7 +125,7 @@ def training_section(history: LiveHistory, styles: Styles) -> None:
             st.plotly_chart(
                 charts.sparsity_figure(styles, history.run.num_rounds, sparsity),
                 key="run.sparsity",
-                config=CHART,
+                config=CONFIG,
             )
         else:
             st.caption("Appears with the first update that holds shared matrices.")
@@ -182,7 +146,7 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
     left.plotly_chart(
         charts.traffic_figure(styles, from_round_1(up), from_round_1(down)),
         key="run.traffic",
-        config=CHART,
+        config=CONFIG,
     )
     trained = set(history.train_rounds())
     lora = {
@@ -195,7 +159,7 @@ def traffic_section(history: LiveHistory, styles: Styles) -> None:
             history.totals(MetricName.BYTES_UP), history.totals(MetricName.BYTES_DOWN), lora
         ),
         key="run.cumulative",
-        config=CHART,
+        config=CONFIG,
     )
     st.caption(
         "Encoded payload bytes. The reference is what the same clients would have sent up with "
@@ -301,7 +265,7 @@ def events_section(history: LiveHistory, zone: tzinfo) -> None:
         ),
         hide_index=True,
         key="run.events",
-        height=min(420, 38 + 35 * len(shown[:EVENTS_SHOWN])),
+        height="content" if len(shown) <= FEW_EVENTS else 420,
         column_config={
             "Time": st.column_config.TextColumn(width="small", help=f"In your zone ({zone})"),
             "What": st.column_config.TextColumn(width="large"),
@@ -340,14 +304,18 @@ def _download(api: ApiClient, run_id: UUID, client_id: UUID) -> Callable[[], byt
     return lambda: b"".join(api.runs.stream_adapter(run_id, client_id))
 
 
+def _losses(history: LiveHistory) -> tuple[dict[UUID, list[tuple[int, float]]], str]:
+    """Losses and what they stand over: single steps, or rounds too short to tell of their steps."""
+    by_step, by_round = history.loss_by_step(), history.loss_by_round()
+    if sum(map(len, by_step.values())) < STEPS_OF_A_ROUND * sum(map(len, by_round.values())):
+        return by_round, "Round (mean over its steps)"
+    return by_step, "Optimizer step since the start"
+
+
 def _elapsed(run: Run) -> str:
     if run.started_at is None:
         return NOTHING
     return duration_text((run.ended_at or now()) - run.started_at)
-
-
-def _is_worse(pair: Pair | None) -> bool:
-    return pair is not None and pair.gain < 0
 
 
 def _against(compared: Mapping[UUID, Pair]) -> str:

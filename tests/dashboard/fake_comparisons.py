@@ -108,7 +108,9 @@ def arm_result(arm: Arm, federation: FederationDetail, seeds: list[int], place: 
         gain=gain,
         over_control=gain,
         verdict=Verdict.TRANSFER if judged else None,
-        sentence=f"Transfer: {arm.title} gains +0.050 ± 0.020 over local_only." if judged else "",
+        sentence=f"Transfer: {arm.title} gains +5.0 ± 2.0 points over local_only."
+        if judged
+        else "",
         is_on_bytes_front=arm.control == "none",
         is_on_seconds_front=arm.control == "none",
     )

@@ -54,7 +54,7 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     text = text_of(app)
     assert app.title[0].value == "Does it pay?"
     assert "12 of 12 runs have ended" in text
-    assert ":green-badge[Transfer] h2tune gains +0.050 ± 0.020 over local_only." in text
+    assert ":green-badge[Transfer] h2tune gains +5.0 ± 2.0 points over local_only." in text
     assert "So far" not in text
     table = app.dataframe[0].value.set_index("Arm")
     controls = ["h2tune_permuted", "h2tune_noise", "h2tune_alone"]
@@ -68,6 +68,18 @@ def test_a_finished_comparison_shows_verdict_table_and_charts(
     assert table.loc["local_only", "Over best local"] == "–"
     assert table.loc["local_only", "Payload"] == "0 B"
     assert len(app.get("plotly_chart")) == 3
+
+
+def test_a_column_that_nobody_measured_is_left_out(
+    platform: FakePlatform, federation: FederationDetail, open_page: Open
+) -> None:
+    results = add_comparison(platform, federation, wanted(), RunStatus.COMPLETED)
+    assert "After training" in opened(open_page, results).dataframe[0].value
+    for arm in results.arms:
+        arm.overall.after_training = None
+    table = opened(open_page, results).dataframe[0].value
+    assert "After training" not in table
+    assert "Untrained" in table
 
 
 def test_a_comparison_that_goes_on_says_how_far_it_is(

@@ -5,11 +5,13 @@ from streamlit.testing.v1 import AppTest
 
 from backend.contracts.common import FieldError
 from backend.contracts.enums import EventKind, Role, RunStatus, StrategyName, UpdateStatus
+from backend.contracts.metrics import MetricName
 from backend.contracts.params.colora import CoLoraParams
 from backend.contracts.params.h2tune import H2TuneParams
 from backend.contracts.params.lora import LocalOnlyParams
 from backend.contracts.runs import RunCreate
 from backend.contracts.strategies import info_of
+from backend.contracts.training import TrainingConfig
 from dashboard import pages
 from tests.dashboard.fake_platform import FakePlatform, RefusalError, three_clinics
 from tests.dashboard.reading import Open, text_of
@@ -344,6 +346,51 @@ def test_a_completed_run_is_compared_and_offers_adapters(
         for name, size in (("city-hospital", "38.1"), ("north-clinic", "35.2"),
                            ("south-practice", "41.0"))
     ]  # fmt: skip
+
+
+def test_losses_of_short_rounds_are_means_of_rounds(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = three_clinics(platform)
+    run = platform.play_to_end(
+        platform.add_run(federation, RunCreate(strategy=H2TuneParams()), RunStatus.RUNNING)
+    )
+    kept = [point for point in platform.metrics[run.id] if point.scope == "round"]
+    platform.metrics[run.id] = kept
+    assert "Appears with the first training steps" in text_of(open_page(pages.RUN, id=str(run.id)))
+    for number in (1, 2):
+        for client in federation.clients:
+            platform.measure(run, client, number, MetricName.TRAIN_LOSS, 3.0 - number)
+            platform.measure(run, client, number, MetricName.TRAIN_LOSS, 2.0, step=5)
+    assert "Round (mean over its steps)" in loss_chart(open_page(pages.RUN, id=str(run.id)))
+
+
+def test_losses_of_long_rounds_are_those_of_their_steps(
+    platform: FakePlatform, open_page: Open
+) -> None:
+    federation = three_clinics(platform)
+    run = platform.play_to_end(
+        platform.add_run(federation, RunCreate(strategy=H2TuneParams()), RunStatus.RUNNING)
+    )
+    for client in federation.clients:
+        platform.measure(run, client, 1, MetricName.TRAIN_LOSS, 2.0)
+    app = open_page(pages.RUN, id=str(run.id))
+    assert "Optimizer step since the start" in loss_chart(app)
+
+
+def loss_chart(app: AppTest) -> str:
+    """The specification of the chart of losses."""
+    [spec] = [
+        item.proto.spec for item in app.get("plotly_chart") if "nats per token" in item.proto.spec
+    ]
+    return spec
+
+
+def test_a_run_that_evaluates_seldom_says_so(platform: FakePlatform, open_page: Open) -> None:
+    federation = three_clinics(platform)
+    seldom = RunCreate(strategy=H2TuneParams(), training=TrainingConfig(evaluate_every=5))
+    run = platform.play_to_end(platform.add_run(federation, seldom, RunStatus.RUNNING))
+    assert "after every 5 rounds only" in text_of(open_page(pages.RUN, id=str(run.id)))
 
 
 def test_who_learns_from_whom_is_a_matrix_of_a_round_one_chooses(

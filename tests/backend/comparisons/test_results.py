@@ -122,7 +122,7 @@ def test_differences_are_paired_and_the_verdict_follows(
     )
     assert arm["verdict"] == "transfer"
     assert arm["sentence"] == (
-        "Transfer: h2tune gains +0.100 ± 0.025 over local_only and +0.110 ± 0.050 over its "
+        "Transfer: h2tune gains +10.0 ± 2.5 points over local_only and +11.0 ± 5.0 points over its "
         "permuted control; both 95 % intervals exclude zero."
     )
     for name in ("local_only", "h2tune_permuted"):
@@ -340,7 +340,7 @@ def test_markdown_is_a_report(operator: Caller, finished: dict[str, Any]) -> Non
     assert response.headers["content-type"].startswith("text/markdown")
     report = response.text
     assert report.startswith("# Does it pay?\n")
-    assert "- Transfer: h2tune gains +0.100 ± 0.025 over local\\_only" in report
+    assert "- Transfer: h2tune gains +10.0 ± 2.5 points over local\\_only" in report
     accuracy = next(line for line in report.splitlines() if line.startswith("| local\\_only | 3 |"))
     assert accuracy == (
         "| local\\_only | 3 | 0.300 ± 0.000 | 0.420 ± 0.020 | 0.520 ± 0.020 "

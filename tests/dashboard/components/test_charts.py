@@ -48,15 +48,22 @@ def test_many_clients_get_their_mean_on_top() -> None:
 
 
 def test_a_refresh_keeps_zoom_and_hidden_lines() -> None:
-    one = charts.loss_figure(STYLES, {NORTH: [(1, 2.0)]})
-    two = charts.loss_figure(STYLES, {NORTH: [(1, 2.0), (2, 1.5)]})
+    one = charts.loss_figure(STYLES, {NORTH: [(1, 2.0)]}, "Round")
+    two = charts.loss_figure(STYLES, {NORTH: [(1, 2.0), (2, 1.5)]}, "Round")
     assert one.layout.uirevision == two.layout.uirevision is not None
 
 
 def test_losses_keep_their_unit() -> None:
-    figure = charts.loss_figure(STYLES, {SOUTH: [(1, 2.0), (2, 1.5)]})
+    figure = charts.loss_figure(STYLES, {SOUTH: [(1, 2.0), (2, 1.5)]}, "Round")
     assert tuple(figure.data[0].y) == (2.0, 1.5)
+    assert figure.layout.xaxis.title.text == "Round"
     assert figure.layout.yaxis.title.text == "Training loss (nats per token)"
+
+
+def test_a_single_loss_is_seen_and_many_are_a_line() -> None:
+    single = charts.loss_figure(STYLES, {SOUTH: [(1, 2.0)]}, "Step")
+    many = charts.loss_figure(STYLES, {SOUTH: [(step, 2.0) for step in range(100)]}, "Step")
+    assert (single.data[0].mode, many.data[0].mode) == ("lines+markers", "lines")
 
 
 def test_sparsity_is_in_percent_on_a_fixed_axis() -> None:
@@ -108,6 +115,13 @@ def test_gains_are_percentage_points_coloured_by_sign() -> None:
     assert tuple(bars.y) == ("north", "south")
     assert bars.marker.color[0] != bars.marker.color[1]
     assert tuple(bars.text) == ("+10.0", "-25.0")
+    # The numbers stand outside of the bars, which end 8 % of the longest before the edge.
+    assert tuple(figure.layout.xaxis.range) == (pytest.approx(-27), pytest.approx(12))
+
+
+def test_bars_of_no_gain_at_all_have_an_axis() -> None:
+    figure = charts.gain_figure(STYLES, {NORTH: Pair(0.5, 0.5)})
+    assert tuple(figure.layout.xaxis.range) == (0, 1)
 
 
 def test_comparison_has_a_bar_per_run_and_client() -> None:

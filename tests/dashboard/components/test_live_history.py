@@ -79,7 +79,20 @@ def test_loss_of_rounds_is_put_end_to_end_and_repeats_overwrite() -> None:
         point(1, 2.0, at=3, name=loss, step=2),
         point(2, 1.0, at=4, name=loss, step=1),
     )
+    # Rounds of 40 steps each, of which only some were reported.
+    assert history.loss_by_step() == {NORTH: [(1, 3.0), (2, 2.0), (41, 1.0)]}
+    history.run = new_run(training=TrainingConfig(local_steps=None))
     assert history.loss_by_step() == {NORTH: [(1, 3.0), (2, 2.0), (3, 1.0)]}
+
+
+def test_loss_by_round_is_the_mean_that_a_client_reported() -> None:
+    loss = MetricName.TRAIN_LOSS
+    history = history_of(
+        point(2, 1.0, at=1, name=loss),
+        point(1, 3.0, at=2, name=loss),
+        point(1, 9.0, at=3, name=loss, step=4),
+    )
+    assert history.loss_by_round() == {NORTH: [(1, 3.0), (2, 1.0)]}
 
 
 def test_newest_mean_and_running_total() -> None:
