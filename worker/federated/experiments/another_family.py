@@ -88,7 +88,7 @@ def new_student(
     Raises:
         InvalidConfigError: the width does not fit.
     """
-    table = teacher.get_input_embeddings().weight.detach().float()
+    table = _word_vectors(teacher).detach().float()
     if width % HEAD_SIZE or not 0 < width <= table.shape[1]:
         raise InvalidConfigError(
             f"width is {width}: choose a multiple of {HEAD_SIZE}, at most {table.shape[1]}."
@@ -111,8 +111,14 @@ def new_student(
     directions = torch.linalg.svd(centred, full_matrices=False).Vh[:width]
     words = centred @ directions.T
     with torch.no_grad():
-        student.get_input_embeddings().weight.copy_(words * (WORD_DEVIATION / words.std()))
-    return student.train(mode=False)
+        _word_vectors(student).copy_(words * (WORD_DEVIATION / words.std()))
+    student.train(mode=False)
+    return student
+
+
+def _word_vectors(model: PreTrainedModel) -> torch.Tensor:
+    weight: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
+    return weight
 
 
 def _options() -> argparse.Namespace:

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from transformers import BertModel
 
 from worker.federated.encoders import load_encoder
 from worker.federated.errors import InvalidConfigError
@@ -33,6 +34,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     whole, tokenizer = load_encoder(WHOLE_DEPTH)
+    if not isinstance(whole, BertModel):
+        raise InvalidConfigError(f"Pruning knows BERT, but here is a {type(whole).__name__}.")
     texts = training_texts(options.data_dir)
     Random(options.seed).shuffle(texts)  # noqa: S311 - an order, no secret
     held_out, watched, rest = (
