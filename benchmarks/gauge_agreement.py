@@ -1,13 +1,13 @@
 """How far different models agree on what to change in T: what a gauge is worth before any training.
 
     python benchmarks/gauge_agreement.py --data-dir DATA --models-dir MODELS [--seeds 0,1,2]
-        [--config examples/sharing/two_families.toml]
+        [--config examples/sharing/two_families.toml] [--num-train 512]
 
 Every client of the file's first setting computes the gradient of its training loss with respect to
 T = 0, all in one gauge, and maps it to the common slots. Each line is one JSON object: the mean
 cosine over pairs of clients, with codes written by their effect as `value`, by covariance as
 `peer_value`; pairs of one base model, of models that differ, and of families that differ apart.
-Two clients never have a training row in common.
+Two clients never have a training row in common. Few rows give noisy gradients, which agree on little.
 """
 
 import argparse
@@ -43,10 +43,11 @@ def main() -> None:
     parser.add_argument("--models-dir", type=Path)
     parser.add_argument("--config", type=Path, default=Path("examples/sharing/two_families.toml"))
     parser.add_argument("--seeds", type=lambda text: list(map(int, text.split(","))), default=[0])
+    parser.add_argument("--num-train", type=int, default=512, help="rows behind each gradient")
     options = parser.parse_args()
     torch.set_num_threads(1)
     experiment = load_experiment(options.config)
-    setting = experiment.settings[0]
+    setting = experiment.settings[0].model_copy(update={"num_train": options.num_train})
     texts = probe_texts(setting, options.data_dir)
     found: dict[Writing, Cosines] = {writing: {} for writing in get_args(Writing)}
     gauges: dict[Writing, Mapping[str, Tensors]] = {}
