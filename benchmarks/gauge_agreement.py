@@ -7,7 +7,7 @@ Every client of the file's first setting computes the gradient of its training l
 T = 0, all in one gauge, and maps it to the common slots. Each line is one JSON object: the mean
 cosine over pairs of clients, with codes written by their effect as `value`, by covariance as
 `peer_value`; pairs of one base model, of models that differ, and of families that differ apart.
-Two clients never have a training row in common. Few rows give noisy gradients, which agree on little.
+Two clients never have a training row in common. Few rows give noisy gradients, which agree little.
 """
 
 import argparse
