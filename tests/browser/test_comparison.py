@@ -82,7 +82,7 @@ def test_strategies_are_compared_and_judged(
         timeout=COMPARISON_MILLISECONDS
     )
     expect(page.get_by_role("button", name="Cancel comparison")).to_have_count(0)
-    judged = r"h2tune gains [+-]\d\.\d{3} .* over (local_only|untrained)"
+    judged = r"h2tune gains [+-]\d+\.\d ± \d+\.\d points over (local_only|untrained)"
     expect(page.get_by_text(re.compile(judged))).to_be_visible()
     expect(page.get_by_text(re.compile(r"fedit \(in groups\) gains"))).to_be_visible()
     for title in ("Accuracy against bytes", "Accuracy against seconds", "By client", "Runs"):
