@@ -8,10 +8,7 @@ layers start at random, and no weight of them comes from anywhere else. Experime
 as `path` of a member.
 """
 
-import argparse
 import logging
-from pathlib import Path
-from random import Random
 
 import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +20,8 @@ from worker.federated.experiments.narrow import (
     NUM_COMPARED,
     WHOLE_DEPTH,
     likeness,
-    training_texts,
+    prepared_texts,
+    student_parser,
 )
 from worker.federated.objectives.encoder import embed_texts
 
@@ -37,11 +35,12 @@ WORD_DEVIATION = 0.5
 
 def main() -> None:
     """Writes `config.json`, `model.safetensors` and the tokenizer."""
-    options = _options()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
-    texts = training_texts(options.data_dir)
-    Random(options.seed).shuffle(texts)  # noqa: S311 - an order, no secret
+    parser = student_parser("Makes an encoder of another family.")
+    parser.set_defaults(
+        width=192, layers=5, steps=1200, learning_rate=1.5e-3, max_length=48, seed=1
+    )
+    options = parser.parse_args()
+    texts = prepared_texts(options)
     held_out, rest = texts[:NUM_COMPARED], texts[NUM_COMPARED:]
     teacher, tokenizer = load_encoder(WHOLE_DEPTH, dtype=torch.bfloat16)
     student = new_student(
@@ -119,20 +118,6 @@ def new_student(
 def _word_vectors(model: PreTrainedModel) -> torch.Tensor:
     weight: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
     return weight
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Makes an encoder of another family.")
-    parser.add_argument("--data-dir", type=Path, required=True, help="holds *_train.jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the encoder")
-    parser.add_argument("--width", type=int, default=192, help=f"a multiple of {HEAD_SIZE}")
-    parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1200, help="of distillation")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--max-length", type=int, default=48, help="tokens per text")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="of the processor")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -29,15 +29,14 @@ BATCH = 32
 
 def main() -> None:
     """Writes `config.json`, `model.safetensors` and the tokenizer."""
-    options = _options()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(options.threads)
+    parser = student_parser("Makes a narrower encoder.")
+    parser.set_defaults(width=256, layers=4, steps=500, learning_rate=5e-4, max_length=32, seed=0)
+    options = parser.parse_args()
+    texts = prepared_texts(options)
     torch.manual_seed(options.seed)
     whole, tokenizer = load_encoder(WHOLE_DEPTH)
     if not isinstance(whole, BertModel):
         raise InvalidConfigError(f"Pruning knows BERT, but here is a {type(whole).__name__}.")
-    texts = training_texts(options.data_dir)
-    Random(options.seed).shuffle(texts)  # noqa: S311 - an order, no secret
     held_out, watched, rest = (
         texts[:NUM_COMPARED],
         texts[NUM_COMPARED:][:NUM_WATCHED],
@@ -101,18 +100,28 @@ def likeness(left: torch.Tensor, right: torch.Tensor) -> float:
     return float(torch.corrcoef(cosines)[0, 1])
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Makes a narrower encoder.")
+def student_parser(description: str) -> argparse.ArgumentParser:
+    """Options of a program that makes a student; those with a value of its own have no default."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data-dir", type=Path, required=True, help="holds *_train.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="folder for the encoder")
-    parser.add_argument("--width", type=int, default=256, help="a multiple of the head size, 32")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=500, help="of distillation")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--max-length", type=int, default=32, help="tokens per text")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, help="a multiple of the head size, 32")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--steps", type=int, help="of distillation")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--max-length", type=int, help="tokens per text")
+    parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=1, help="of the processor")
-    return parser.parse_args()
+    return parser
+
+
+def prepared_texts(options: argparse.Namespace) -> list[str]:
+    """Sets up logging and threads, and gives all training texts in the seed's order."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    texts = training_texts(options.data_dir)
+    Random(options.seed).shuffle(texts)  # noqa: S311 - an order, no secret
+    return texts
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class RelevanceAggregation(Aggregation):
         kept = {**meta.get("num_examples", {}), **self._examples}
         meta["num_examples"] = kept
         weights: WeightsByRole = meta.get("mixing_weights_by_role", {})
-        if "mixing_weights" in meta:
+        if "mixing_weights" in meta:  # of all roles alike, as states have had it from the first
             weights = {ALL_ROLES: meta["mixing_weights"]}
         if self._round_number < self._params.relevance_rounds:
             tensors = {**common.tensors, **self._accumulated(common.tensors)}
@@ -138,7 +138,7 @@ class RelevanceAggregation(Aggregation):
             start: the slots that all add to; None: each its own.
         """
         own: Tensors = {}
-        for receiver in sorted({receiver for known in weights.values() for receiver in known}):
+        for receiver in _receivers(weights):
             for role in self._clients[receiver].modules:
                 shares = weights.get(role, weights.get(ALL_ROLES, {})).get(receiver, {})
                 sources = {source: w for source, w in shares.items() if source in changes}
@@ -197,10 +197,15 @@ def _of_role(changes: Mapping[str, Change], role: str) -> dict[str, Change]:
     }
 
 
+def _receivers(weights: WeightsByRole) -> list[str]:
+    """All of them, each once."""
+    return sorted({receiver for known in weights.values() for receiver in known})
+
+
 def _mean_weights(weights: WeightsByRole) -> dict[str, float]:
     """`mixing_weight/<receiver>/<source>`, the mean over the roles that the receiver has."""
     found: dict[str, float] = {}
-    for receiver in sorted({receiver for known in weights.values() for receiver in known}):
+    for receiver in _receivers(weights):
         rows = [known[receiver] for known in weights.values() if receiver in known]
         for source in sorted({source for row in rows for source in row}):
             total = sum(row.get(source, 0.0) for row in rows)
