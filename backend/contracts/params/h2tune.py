@@ -87,12 +87,13 @@ class H2TuneParams(StrategyParams):
         "of two clients' changes must be for them to learn from each other; and it must be more "
         "than half of what either has in common with its best partner.",
     )
-    relevance_scope: Literal["model", "role"] = Field(
+    relevance_scope: Literal["model", "role", "slot", "role_in_slot"] = Field(
         "model",
         title="What is compared",
         description="Aggregation relevance. model: all of two clients' changes; who learns from "
         "whom is the same for all modules (default). role: the changes of each module role by "
-        "themselves, so that clients may share their output projections and nothing else.",
+        "themselves, so that clients may share their output projections and nothing else. slot: "
+        "of each layer of the common stack. role_in_slot: of each role in each of these layers.",
     )
     server_learning_rate: float = Field(
         1.0,

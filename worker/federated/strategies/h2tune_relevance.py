@@ -14,9 +14,10 @@ their tasks. Then and in all later rounds
 
     S_i <- S_i + eta sum_j w_ij U_j / sum_j w_ij h_j,
 
-the first time with C_j for U_j. With `relevance_scope: role`, z, likeness and weights are those of
-each module role by itself, n its entries. Who misses the first rounds gets the common slots, which
-are aggregated over all clients as with `delta`.
+the first time with C_j for U_j. `relevance_scope` names the parts of the matrices for which z,
+likeness and weights are found each by itself, n their entries: the whole, a module role, a slot of
+the common stack, or a role in a slot. Who misses the first rounds gets the common slots, which are
+aggregated over all clients as with `delta`.
 
 The server keeps, beside the common slots, per client `own/<client>/<role>` and, until the weights
 are settled, `moved/<client>/<role>` and `held/<client>/<role>`, (L*, R, R) fp32 each. It must see
@@ -46,10 +47,10 @@ SHARE_OF_BEST = 0.5
 Weights = dict[str, dict[str, float]]
 """By receiver and source, client ids; a receiver's weights sum to 1."""
 
-ALL_ROLES = "all"
-"""In place of a role, where one set of weights serves all of them."""
+ALL = "all"
+"""The name of the one part, where one set of weights serves all roles and slots."""
 
-WeightsByRole = Mapping[str, Weights]
+WeightsByPart = Mapping[str, Weights]
 
 Change = tuple[Tensors, Tensors]
 """What a client adds to the slots and which entries it holds, (L*, R, R) by role."""
@@ -79,21 +80,21 @@ class RelevanceAggregation(Aggregation):
         meta, values = dict(common.meta), dict(report.values)
         kept = {**meta.get("num_examples", {}), **self._examples}
         meta["num_examples"] = kept
-        weights: WeightsByRole = meta.get("mixing_weights_by_role", {})
-        if "mixing_weights" in meta:  # of all roles alike, as states have had it from the first
-            weights = {ALL_ROLES: meta["mixing_weights"]}
+        weights: WeightsByPart = meta.get("mixing_weights_by_part", {})
+        if "mixing_weights" in meta:  # of the one part, as states have had it from the first
+            weights = {ALL: meta["mixing_weights"]}
         if self._round_number < self._params.relevance_rounds:
             tensors = {**common.tensors, **self._accumulated(common.tensors)}
-            alone = {ALL_ROLES: {c: {c: 1.0} for c in self._updates}}
+            alone = {ALL: {c: {c: 1.0} for c in self._updates}}
             tensors.update(self._own(alone, self._updates))
         elif not weights:
             accumulated = self._accumulated(common.tensors)
             found = _changes(accumulated)
             weights = self._settled(found, kept)
-            if ALL_ROLES in weights:
-                meta["mixing_weights"] = weights[ALL_ROLES]
+            if ALL in weights:
+                meta["mixing_weights"] = weights[ALL]
             else:
-                meta["mixing_weights_by_role"] = weights
+                meta["mixing_weights_by_part"] = weights
             values["relevance_cosine"] = _mean_cosine(found)
             tensors = _without(common.tensors, "moved", "held", "own", "start")
             tensors.update(self._own(weights, found, start=take("start", accumulated)))
@@ -104,15 +105,33 @@ class RelevanceAggregation(Aggregation):
 
     def _settled(
         self, changes: Mapping[str, Change], num_examples: Mapping[str, int]
-    ) -> WeightsByRole:
-        """Who learns from whom from now on, in all roles alike or in each by itself."""
+    ) -> WeightsByPart:
+        """Who learns from whom from now on, in each part by itself."""
+        parts: dict[str, dict[str, Change]] = {}
+        for client, (matrices, held) in changes.items():
+            for role, matrix in matrices.items():
+                for slot, part in enumerate(self._parts(role)):
+                    mine = parts.setdefault(part, {}).setdefault(client, ({}, {}))
+                    mine[0][f"{role}/{slot}"] = matrix[slot]
+                    mine[1][f"{role}/{slot}"] = held[role][slot]
         threshold = self._params.relevance_threshold
-        if self._params.relevance_scope == "model":
-            return {ALL_ROLES: mixing_weights(changes, num_examples, threshold)}
-        roles = sorted({role for matrices, _ in changes.values() for role in matrices})
         return {
-            role: mixing_weights(_of_role(changes, role), num_examples, threshold) for role in roles
+            part: mixing_weights(found, num_examples, threshold)
+            for part, found in sorted(parts.items())
         }
+
+    def _parts(self, role: str) -> list[str]:
+        """The part to which each slot of a role belongs."""
+        slots = range(len(self._slots[role]))
+        match self._params.relevance_scope:
+            case "model":
+                return [ALL for _ in slots]
+            case "role":
+                return [role for _ in slots]
+            case "slot":
+                return [str(slot) for slot in slots]
+            case "role_in_slot":
+                return [f"{role}/{slot}" for slot in slots]
 
     def _accumulated(self, tensors: Tensors) -> Tensors:
         """What each client has added so far, what it holds, and where all of them started."""
@@ -128,20 +147,25 @@ class RelevanceAggregation(Aggregation):
         return {**known, **added, **below("start", start)}
 
     def _own(
-        self, weights: WeightsByRole, changes: Mapping[str, Change], *, start: Tensors | None = None
+        self, weights: WeightsByPart, changes: Mapping[str, Change], *, start: Tensors | None = None
     ) -> Tensors:
         """Every receiver's next slots, fp32; of those that nothing reached, as they are.
 
         Args:
-            weights: who takes how much from whom, by role or for all of them.
+            weights: who takes how much from whom, by part or for all of them.
             changes: of the clients that sent something.
             start: the slots that all add to; None: each its own.
         """
         own: Tensors = {}
         for receiver in _receivers(weights):
             for role in self._clients[receiver].modules:
-                shares = weights.get(role, weights.get(ALL_ROLES, {})).get(receiver, {})
-                sources = {source: w for source, w in shares.items() if source in changes}
+                parts = self._parts(role) if ALL not in weights else [ALL] * len(self._slots[role])
+                rows = [weights[part].get(receiver, {}) for part in parts]
+                sources = {
+                    source: torch.tensor([row.get(source, 0.0) for row in rows]).double()
+                    for source in changes
+                    if any(source in row for row in rows)
+                }
                 name = f"own/{receiver}/{role}"
                 old = self._state.tensors.get(name, self._slots[role])
                 if start is not None:
@@ -188,22 +212,13 @@ def mixing_weights(
     return weights
 
 
-def _of_role(changes: Mapping[str, Change], role: str) -> dict[str, Change]:
-    """The changes of one role, of the clients that have it."""
-    return {
-        client: ({role: matrices[role]}, {role: held[role]})
-        for client, (matrices, held) in changes.items()
-        if role in matrices
-    }
-
-
-def _receivers(weights: WeightsByRole) -> list[str]:
+def _receivers(weights: WeightsByPart) -> list[str]:
     """All of them, each once."""
     return sorted({receiver for known in weights.values() for receiver in known})
 
 
-def _mean_weights(weights: WeightsByRole) -> dict[str, float]:
-    """`mixing_weight/<receiver>/<source>`, the mean over the roles that the receiver has."""
+def _mean_weights(weights: WeightsByPart) -> dict[str, float]:
+    """`mixing_weight/<receiver>/<source>`, the mean over the parts that the receiver has."""
     found: dict[str, float] = {}
     for receiver in _receivers(weights):
         rows = [known[receiver] for known in weights.values() if receiver in known]
@@ -243,16 +258,23 @@ def _mean_cosine(changes: Mapping[str, Change]) -> float:
 
 
 def _mixture(
-    sources: Mapping[str, float], changes: Mapping[str, Change], role: str, like: torch.Tensor
+    sources: Tensors, changes: Mapping[str, Change], role: str, like: torch.Tensor
 ) -> torch.Tensor:
-    """sum_j w_j U_j / sum_j w_j h_j of one role, fp64; zero where nobody holds the entry."""
+    """sum_j w_j U_j / sum_j w_j h_j of one role, fp64; zero where nobody holds the entry.
+
+    Args:
+        sources: w_j of every slot, (L*,) fp64 by client id.
+        changes: U_j and h_j.
+        role: of which.
+        like: gives the shape, (L*, R, R).
+    """
     total = torch.zeros_like(like, dtype=torch.float64)
     share = torch.zeros_like(total)
     for source, weight in sources.items():
         matrices, held = changes[source]
         if role in matrices:
-            total += weight * matrices[role].double()
-            share += weight * held[role].double()
+            total += weight[:, None, None] * matrices[role].double()
+            share += weight[:, None, None] * held[role].double()
     return total / torch.where(share > 0, share, 1.0)
 
 

@@ -105,29 +105,44 @@ def test_slots_part_alone_and_meet_where_changes_agree(threshold: float, togethe
         assert torch.allclose(matrix, start + sum(changes) / len(changes), atol=1e-6)
 
 
-def test_roles_may_be_compared_one_by_one() -> None:
-    """Two clients whose output projections change alike and whose queries do not."""
+def other(signs: list[float]) -> torch.Tensor:
+    """4 x 4 entries in two slots: threes, times a slot's sign in every second place."""
+    rows = torch.full((2, 16), 3.0)
+    rows[:, ::2] *= torch.tensor(signs)[:, None]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("scope", "shared", "apart"),
+    [
+        ("role", {"o": [True, True], "q": [False, False]}, "q"),
+        ("slot", {"o": [True, False], "q": [True, False]}, "1"),
+        ("role_in_slot", {"o": [True, False], "q": [False, False]}, "q/0"),
+    ],
+)
+def test_parts_may_be_compared_one_by_one(
+    scope: str, shared: dict[str, list[bool]], apart: str
+) -> None:
+    """Two clients that change alike in some of the parts, and not at all alike in the others."""
     params = H2TuneParams(
-        aggregation="relevance", relevance_scope="role", relevance_threshold=1.9, **FIXED
+        aggregation="relevance", relevance_scope=scope, relevance_threshold=1.9, **FIXED
     )
     strategy = H2Tune(params)
-    clients = [make_client(name, num_layers=1) for name in "ab"]
+    clients = [make_client(name, num_layers=2) for name in "ab"]
     federation = federation_of(clients)
     state = strategy.init_state(federation, 1)
     updates = run_round(strategy, state, clients, 1, training(), {})
-    signs = torch.ones(16)
-    signs[::2] = -1  # 4 x 4 entries: orthogonal to ones
-    values = {
-        "a": {"q": torch.ones(16), "o": torch.ones(16)},
-        "b": {"q": signs, "o": torch.ones(16)},
+    sent = {  # a cosine of 1 where the signs are equal, of 0 where not: z of 4 or more, or of 0
+        "a": {role: torch.ones(2, 16) for role in shared},
+        "b": {
+            role: other([1 if alike else -1 for alike in parts]) for role, parts in shared.items()
+        },
     }
     made = [
         replace(
             update,
             shared={
-                name: values[update.client_id].get(name.removeprefix("values/"), torch.zeros(16))[
-                    None
-                ]
+                name: sent[update.client_id].get(name.removeprefix("values/"), torch.zeros(2, 16))
                 if name.startswith("values/")
                 else tensor
                 for name, tensor in update.shared.items()
@@ -139,21 +154,23 @@ def test_roles_may_be_compared_one_by_one() -> None:
     own = {name: take(f"own/{name}", settled.tensors) for name in "ab"}
     start = take("slots", state.tensors)
     for name in "ab":
-        # z of the output projections is 4, of the queries 0.
-        expected = {"q": values[name]["q"], "o": torch.ones(16)}
-        for role, change_ in expected.items():
-            moved = (own[name][role] - start[role])[0, :4, :4].flatten()
-            torch.testing.assert_close(moved, change_)
-    by_role = settled.meta["mixing_weights_by_role"]
-    assert by_role["o"]["a"] == {"a": 0.5, "b": 0.5}
-    assert by_role["q"]["a"] == {"a": 1.0}
-    # The report has the mean over the seven roles, one of which is shared.
-    assert report.values["mixing_weight/a/b"] == pytest.approx(0.5 / 7)
-    assert report.values["mixing_weight/a/a"] == pytest.approx(6.5 / 7)
+        for role, parts in shared.items():
+            moved = (own[name][role] - start[role])[:, :4, :4].flatten(1)
+            mean = (sent["a"][role] + sent["b"][role]) / 2
+            alone = sent[name][role]
+            for slot, alike in enumerate(parts):
+                torch.testing.assert_close(moved[slot], mean[slot] if alike else alone[slot])
+    weights = settled.meta["mixing_weights_by_part"]
+    assert weights[apart]["a"] == {"a": 1.0}
+    num_shared = sum(known["a"] == {"a": 0.5, "b": 0.5} for known in weights.values())
+    assert num_shared == 1
+    # The report has the mean over all parts.
+    assert report.values["mixing_weight/a/b"] == pytest.approx(0.5 / len(weights))
+    assert report.values["mixing_weight/a/a"] == pytest.approx(1 - 0.5 / len(weights))
     again, _ = strategy.aggregate(
         decode_state(encode_state(settled)), federation, iter(made_next(made))
     )
-    assert again.meta["mixing_weights_by_role"] == by_role
+    assert again.meta["mixing_weights_by_part"] == weights
 
 
 def made_next(updates: list[ClientUpdate]) -> list[ClientUpdate]:
