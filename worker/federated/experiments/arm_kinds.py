@@ -11,6 +11,8 @@ GaugeSource = Literal["none", "reference", "exchange"]
 """Factors that clients bring along: none (the strategy makes its own), or made from codes of one
 client's model, or of all clients' models."""
 
+Federations = Literal["one", "same_model", "same_family", "different_models"]
+
 
 class _Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,10 +47,11 @@ class FederatedArm(_Arm):
     name: str
     strategy: Params
     gauge: GaugeSource = "none"
-    federations: Literal["one", "same_model", "different_models"] = Field(
+    federations: Federations = Field(
         "one",
         description="one: all clients share. same_model: only clients of one base model share. "
-        "different_models: the clients form federations in which every model comes once.",
+        "same_family: only clients whose models are of one architecture. different_models: the "
+        "clients form federations in which every model comes once.",
     )
 
 

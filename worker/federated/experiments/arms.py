@@ -2,15 +2,20 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from backend.contracts.metrics import MetricName
 from backend.contracts.strategies import Params
 from backend.contracts.training import TrainingConfig
-from worker.federated.experiments.arm_kinds import Arm, FederatedArm, LocalArm, UntrainedArm
+from worker.federated.experiments.arm_kinds import (
+    Arm,
+    FederatedArm,
+    Federations,
+    LocalArm,
+    UntrainedArm,
+)
 from worker.federated.experiments.config import Experiment, Setting
 from worker.federated.simulation import SimulatedClient, SimulationResult, simulate
 from worker.federated.types import Tensors
@@ -165,22 +170,32 @@ class ArmRunner:
 
 
 def grouped(
-    clients: Sequence[SimulatedClient],
-    federations: Literal["one", "same_model", "different_models"],
+    clients: Sequence[SimulatedClient], federations: Federations
 ) -> list[list[SimulatedClient]]:
     """Clients by the federation that they are in; clients of one base model share its object."""
-    if federations == "one":
-        return [list(clients)]
-    by_model: dict[int, list[SimulatedClient]] = {}
+    match federations:
+        case "one":
+            return [list(clients)]
+        case "same_model":
+            return _by(clients, lambda client: id(client.model))
+        case "same_family":
+            return _by(clients, lambda client: client.model.config.model_type)
+        case "different_models":
+            by_model = _by(clients, lambda client: id(client.model))
+            return [
+                [same[number] for same in by_model if number < len(same)]
+                for number in range(max(map(len, by_model)))
+            ]
+
+
+def _by(
+    clients: Sequence[SimulatedClient], key: Callable[[SimulatedClient], object]
+) -> list[list[SimulatedClient]]:
+    """Clients with an equal key, in the order of its first client."""
+    found: dict[object, list[SimulatedClient]] = {}
     for client in clients:
-        by_model.setdefault(id(client.model), []).append(client)
-    if federations == "same_model":
-        return list(by_model.values())
-    longest = max(map(len, by_model.values()))
-    return [
-        [same[number] for same in by_model.values() if number < len(same)]
-        for number in range(longest)
-    ]
+        found.setdefault(key(client), []).append(client)
+    return list(found.values())
 
 
 def _points(result: SimulationResult, client_id: str) -> list[Point]:

@@ -4,13 +4,13 @@ import csv
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from tests.worker.federated.tiny import make_client
 from worker.federated.errors import InvalidConfigError
 from worker.federated.experiments.__main__ import main
+from worker.federated.experiments.arm_kinds import Federations
 from worker.federated.experiments.arms import grouped
 from worker.federated.experiments.config import load_experiment
 
@@ -111,14 +111,16 @@ def test_results_of_another_configuration_are_not_mixed(
 def test_clients_share_within_or_across_models() -> None:
     one, two = make_client("a"), make_client("c", "gemma")
     twin = dataclasses.replace(one, client_id="b")
-    clients = [one, twin, two]
+    other_depth = make_client("d", num_layers=1)
+    clients = [one, twin, two, other_depth]
 
-    def names(federations: Literal["one", "same_model", "different_models"]) -> list[list[str]]:
+    def names(federations: Federations) -> list[list[str]]:
         return [[c.client_id for c in group] for group in grouped(clients, federations)]
 
-    assert names("one") == [["a", "b", "c"]]
-    assert names("same_model") == [["a", "b"], ["c"]]
-    assert names("different_models") == [["a", "c"], ["b"]]
+    assert names("one") == [["a", "b", "c", "d"]]
+    assert names("same_model") == [["a", "b"], ["c"], ["d"]]
+    assert names("same_family") == [["a", "b", "d"], ["c"]]
+    assert names("different_models") == [["a", "c", "d"], ["b"]]
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
