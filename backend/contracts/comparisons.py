@@ -22,10 +22,15 @@ ALONE = "alone"
 STOPPED_EARLY = "stopped_early"
 """The control that is local training again, delivered from the round that validation likes best."""
 
+MAX_LABEL = 40
+
 Label = Annotated[
     str,
     StringConstraints(
-        strip_whitespace=True, min_length=1, max_length=40, pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$"
+        strip_whitespace=True,
+        min_length=1,
+        max_length=MAX_LABEL,
+        pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$",
     ),
 ]
 """Lower case words joined by underscores."""
@@ -160,6 +165,12 @@ def _controls_of(arm: ArmCreate) -> list[ArmCreate]:
 
 def _varied(arm: ArmCreate, label: str, field: str, value: str) -> ArmCreate:
     """The arm with one parameter changed, and a label that says so."""
+    longest = MAX_LABEL - len(f"_{label}")
+    if arm.label is not None and len(arm.label) > longest:
+        raise ValueError(
+            f"label {arm.label!r} has {len(arm.label)} characters, and its control is named "
+            f"'..._{label}': shorten it to {longest}, or leave out the controls"
+        )
     return ArmCreate(
         strategy=arm.strategy.model_copy(update={field: value}),
         label=label if arm.label is None else f"{arm.label}_{label}",

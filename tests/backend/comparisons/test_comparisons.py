@@ -165,6 +165,11 @@ def test_controls_that_were_asked_for_are_not_doubled(
             "body",
             "more than 500 runs",
         ),
+        (
+            {"arms": [{**ARMS[0], "label": "l" * 27}], "controls": True},
+            "body",
+            "has 27 characters, and its control is named '..._stopped_early': shorten it to 26",
+        ),
         ({"name": ""}, "name", "at least 1 character"),
         ({"control": True}, "control", "check its spelling"),
     ],
