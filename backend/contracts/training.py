@@ -39,6 +39,15 @@ class TrainingConfig(BaseModel):
         0.0, ge=0, le=1, title="Warm-up", description="Share of a round's steps with rising rate."
     )
     lr_schedule: Literal["constant", "cosine"] = Field("constant", title="Learning rate schedule")
+    round_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        title="Decay of the learning rate per round",
+        description="Every round's learning rates, shared and private, are this times those of the "
+        "round before. Below 1 the last rounds take smaller steps, so that what is delivered "
+        "depends less on the last examples.",
+    )
     max_length: int = Field(
         256, ge=8, le=1_000_000, title="Maximum length (tokens)", description="Prompt and answer."
     )

@@ -20,7 +20,7 @@ class Group:
     Attributes:
         name: appears in error messages.
         parameters: by a name that stays the same from round to round.
-        learning_rate: peak rate.
+        learning_rate: peak rate in round 1.
         after_step: runs after each step of this group, such as a projection.
     """
 
@@ -39,6 +39,7 @@ class ScheduledAdamW:
         num_done: how many of them were done before an interruption.
         config: schedule and weight decay.
         moments: `<parameter>/step`, `/exp_avg`, `/exp_avg_sq`; missing ones start at zero.
+        round_number: from 1; each round's peak rate is `round_decay` times the last one's.
     """
 
     def __init__(
@@ -48,14 +49,16 @@ class ScheduledAdamW:
         num_done: int,
         config: TrainingConfig,
         moments: Mapping[str, torch.Tensor],
+        round_number: int,
     ) -> None:
+        self._peak = group.learning_rate * config.round_decay ** (round_number - 1)
         self._group = group
         self._num_steps = num_steps
         self._num_done = num_done
         self._config = config
         self._parameters = list(group.parameters.values())
         self._adamw = torch.optim.AdamW(
-            self._parameters, lr=group.learning_rate, weight_decay=config.weight_decay
+            self._parameters, lr=self._peak, weight_decay=config.weight_decay
         )
         for name, parameter in group.parameters.items():
             if f"{name}/step" in moments:
@@ -74,12 +77,12 @@ class ScheduledAdamW:
         if not torch.isfinite(norm):
             raise NonFiniteError(
                 f"The gradient of the {self._group.name} parameters became {norm.item()}: lower "
-                f"the learning rate (now {self._group.learning_rate}) or max_grad_norm "
+                f"the learning rate (now {self._peak}) or max_grad_norm "
                 f"(now {max_grad_norm})."
             )
         factor = rate_factor(self._num_done, self._num_steps, self._config)
         for part in self._adamw.param_groups:
-            part["lr"] = self._group.learning_rate * factor
+            part["lr"] = self._peak * factor
         self._adamw.step()
         self._num_done += 1
         self._adamw.zero_grad(set_to_none=True)
@@ -95,7 +98,7 @@ class ScheduledAdamW:
 
 
 def rate_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
-    """Share of the peak rate at a step counted from 0."""
+    """Share of the round's peak rate at a step counted from 0."""
     warmup = round(config.warmup_fraction * num_steps)
     if step < warmup:
         return (step + 1) / warmup

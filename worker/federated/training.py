@@ -147,6 +147,7 @@ def train(
     seed: int,
     on_progress: Callable[[Progress], None],
     checkpointing: Checkpointing = NO_CHECKPOINTS,
+    round_number: int = 1,
 ) -> Trained:
     """Runs the phases in order; on a CPU the same arguments give the same bits.
 
@@ -165,6 +166,7 @@ def train(
         seed: of dropout; one for each round.
         on_progress: called about once per second.
         checkpointing: where the state goes now and then, and what to go on from.
+        round_number: from 1, for rates that fall from round to round.
     """
     torch.set_flush_denormal(True)  # tiny moments would slow a CPU down tenfold
     parameters = {n: p for phase in phases for g in phase.groups for n, p in g.parameters.items()}
@@ -177,7 +179,7 @@ def train(
         objective=objective,
         config=config,
         batches=itertools.islice(batches, counts.step, None),
-        optimizers=_make_optimizers(phases, config, known, counts.step),
+        optimizers=_make_optimizers(phases, config, known, counts.step, round_number),
         rested=moments,
         counts=counts,
         saver=Saver(checkpointing, seed, parameters, model.device),
@@ -289,6 +291,7 @@ def _make_optimizers(
     config: TrainingConfig,
     moments: Mapping[str, torch.Tensor],
     num_done: int,
+    round_number: int,
 ) -> dict[str, ScheduledAdamW]:
     groups = {group.name: group for phase in phases for group in phase.groups}
     left = list(_remaining(phases, num_done))
@@ -301,7 +304,7 @@ def _make_optimizers(
         if group.parameters:
             total = num_steps(name, [(phase, phase.num_steps) for phase in phases])
             done = total - num_steps(name, left)
-            optimizers[name] = ScheduledAdamW(group, total, done, config, moments)
+            optimizers[name] = ScheduledAdamW(group, total, done, config, moments, round_number)
     return optimizers
 
 

@@ -54,6 +54,7 @@ def run(
     moments: dict[str, torch.Tensor] | None = None,
     batches: Iterator[list[Batch]] | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    round_number: int = 1,
 ) -> Trained:
     return train(
         model,
@@ -64,6 +65,7 @@ def run(
         moments=moments or {},
         seed=0,
         on_progress=on_progress,
+        round_number=round_number,
     )
 
 
@@ -178,6 +180,16 @@ def test_warmup_and_cosine() -> None:
     assert factors[:3] == [0.5, 1.0, 1.0]
     assert factors[6] == pytest.approx(0.5)  # half way from step 2 to step 10
     assert factors == sorted(factors[:2]) + sorted(factors[2:], reverse=True)
+
+
+@pytest.mark.parametrize(("round_number", "factor"), [(1, 1.0), (2, 0.5), (4, 0.125)])
+def test_rates_decay_from_round_to_round(round_number: int, factor: float) -> None:
+    """AdamW's first step is the learning rate, whatever the gradient's size."""
+    model = untied_model()
+    before = model.lm_head.weight.detach().clone()
+    run(model, [Phase([head(model)], 1)], config(round_decay=0.5), round_number=round_number)
+    step = (model.lm_head.weight.detach() - before).abs().max()
+    assert float(step) == pytest.approx(1e-2 * factor, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_names_the_remedy() -> None:

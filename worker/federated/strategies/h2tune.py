@@ -260,6 +260,7 @@ class H2Tune:
                 seed=derive_seed(plan.seed, plan.client_id, plan.round_number),
                 on_progress=client.on_progress,
                 checkpointing=client.checkpointing,
+                round_number=plan.round_number,
             )
         with watch.measure(MetricName.SECONDS_EVALUATE):
             after = measure_when_due(braid.model, client, plan.round_number)

@@ -298,6 +298,7 @@ def train_lora(
             seed=derive_seed(plan.seed, plan.client_id, plan.round_number),
             on_progress=client.on_progress,
             checkpointing=client.checkpointing,
+            round_number=plan.round_number,
         )
     with watch.measure(MetricName.SECONDS_EVALUATE):
         after = measure_when_due(lora.model, client, plan.round_number)

@@ -165,3 +165,24 @@ def test_same_seed_gives_the_same_run(name: StrategyName) -> None:
     for owner, key in learned:
         assert not torch.equal(first[owner][key], other[owner][key])
     assert learned
+
+
+@pytest.mark.parametrize("name", StrategyName)
+def test_learning_rates_fall_from_round_to_round(name: StrategyName) -> None:
+    """So fast here that the second round of training changes nothing any more."""
+    result = simulate(
+        PARAMS[name],
+        same(),
+        num_rounds=2,
+        training=training(round_decay=1e-9),
+        global_rank=8,
+        seed=3,
+    )
+    for client in ("a", "b"):
+        first, second = (stage.metrics[client] for stage in result.rounds)
+        before, after = (
+            MetricName.VALIDATION_LOSS_BEFORE_TRAINING,
+            MetricName.VALIDATION_LOSS_AFTER_TRAINING,
+        )
+        assert abs(first[after] - first[before]) > 1e-4
+        assert second[after] == pytest.approx(second[before], abs=1e-6)
