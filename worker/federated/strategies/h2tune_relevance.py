@@ -85,8 +85,9 @@ class RelevanceAggregation(Aggregation):
             weights = {ALL: meta["mixing_weights"]}
         if self._round_number < self._params.relevance_rounds:
             tensors = {**common.tensors, **self._accumulated(common.tensors)}
-            alone = {ALL: {c: {c: 1.0} for c in self._updates}}
-            tensors.update(self._own(alone, self._updates))
+            alone = {client: {client: 1.0} for client in self._updates}
+            by_part = {part: alone for role in self._slots for part in self._parts(role)}
+            tensors.update(self._own(by_part, self._updates))
         elif not weights:
             accumulated = self._accumulated(common.tensors)
             found = _changes(accumulated)
@@ -152,17 +153,18 @@ class RelevanceAggregation(Aggregation):
         """Every receiver's next slots, fp32; of those that nothing reached, as they are.
 
         Args:
-            weights: who takes how much from whom, by part or for all of them.
+            weights: who takes how much from whom, by part.
             changes: of the clients that sent something.
             start: the slots that all add to; None: each its own.
         """
         own: Tensors = {}
         for receiver in _receivers(weights):
             for role in self._clients[receiver].modules:
-                parts = self._parts(role) if ALL not in weights else [ALL] * len(self._slots[role])
-                rows = [weights[part].get(receiver, {}) for part in parts]
+                rows = [weights[part].get(receiver, {}) for part in self._parts(role)]
                 sources = {
-                    source: torch.tensor([row.get(source, 0.0) for row in rows]).double()
+                    source: torch.tensor(
+                        [row.get(source, 0.0) for row in rows], dtype=torch.float64
+                    )
                     for source in changes
                     if any(source in row for row in rows)
                 }

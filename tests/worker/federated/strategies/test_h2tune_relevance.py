@@ -76,8 +76,11 @@ def rounds(
     return states, sent, values
 
 
-def test_a_client_alone_goes_the_way_of_delta() -> None:
-    relevance = H2TuneParams(aggregation="relevance", relevance_rounds=2, **FIXED)
+@pytest.mark.parametrize("scope", ["model", "role", "slot", "role_in_slot"])
+def test_a_client_alone_goes_the_way_of_delta(scope: str) -> None:
+    relevance = H2TuneParams(
+        aggregation="relevance", relevance_rounds=2, relevance_scope=scope, **FIXED
+    )
     personal, _, values = rounds(H2Tune(relevance), "a", 3)
     common, _, _ = rounds(H2Tune(H2TuneParams(**FIXED)), "a", 3)
     for mine, shared in zip(personal, common, strict=True):
