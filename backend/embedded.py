@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ import redis
 
 from backend.local.errors import EmbeddedServiceError
 from backend.local.folders import hold_folder
-from backend.local.ports import require_port
+from backend.local.ports import free_port
 from backend.local.processes import ChildProcess, Command
 
 POSTGRES_VERSION = 18
@@ -157,13 +157,17 @@ class EmbeddedRedis:
     Args:
         folder: holds all state; made when missing.
         log_path: what the server writes; default: a file in the folder.
+        avoid_ports: which others will listen on.
     """
 
     url: str
     process: ChildProcess
 
-    def __init__(self, folder: Path, log_path: Path | None = None):
+    def __init__(
+        self, folder: Path, log_path: Path | None = None, avoid_ports: Collection[int] = ()
+    ):
         self.folder = folder.resolve()
+        self._avoid_ports = avoid_ports
         self._configuration = self.folder / "redis.conf"
         self._log_path = log_path or self.folder / "redis.log"
 
@@ -178,7 +182,8 @@ class EmbeddedRedis:
         with ExitStack() as running:
             running.enter_context(hold_folder(self.folder))
             _stop_leftover(self.folder / "redis.pid", str(self._configuration))
-            port, password = require_port("127.0.0.1", 0, "REDIS_URL"), secrets.token_urlsafe(24)
+            port = free_port("127.0.0.1", self._avoid_ports)
+            password = secrets.token_urlsafe(24)
             self._write_configuration(port, password)
             self.url = f"redis://:{password}@127.0.0.1:{port}/0"
             self.process = running.enter_context(_started(command, self._answers))

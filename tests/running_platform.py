@@ -1,13 +1,14 @@
 """The whole platform as a user starts it: `fedbraid up` in a process of its own."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from backend.api_client import ApiClient
 PASSWORD = "a long enough password"
 START_SECONDS = 240
 STOP_SECONDS = 60
+
+_GIVEN: set[int] = set()  # free now, and soon to be used by another test's program
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,23 @@ class RunningPlatform:
         return "\n".join(f"--- {file.name}\n{file.read_text()[-4000:]}" for file in files)
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ones: the next free one may be that which was free before."""
-    with ExitStack() as held:
-        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-
-
 def free_port() -> int:
-    return free_ports(1)[0]
+    """One that only a program which asks for it gets.
+
+    Those that a system hands out by itself begin at 32768 (Linux) or 49152. It gives them to
+    every outgoing connection and embedded service, also while the program that is to listen here
+    is still starting.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 @contextmanager
@@ -77,7 +86,7 @@ def run_platform(home: Path, **variables: str) -> Iterator[RunningPlatform]:
         home: FEDBRAID_HOME.
         variables: more environment variables.
     """
-    api_port, dashboard_port = free_ports(2)
+    api_port, dashboard_port = free_port(), free_port()
     home.mkdir(parents=True, exist_ok=True)
     outside = {"DATABASE_URL", "REDIS_URL", "BLOB_URL"}
     environment = {name: value for name, value in os.environ.items() if name not in outside}

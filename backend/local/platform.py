@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
 from backend.contracts.jobs import Queue
 from backend.db.migrate import upgrade
@@ -24,6 +25,13 @@ CHECK_SECONDS = 0.5
 
 ChoosePort = Callable[[str, int, str], int]
 """From host, wished port and the setting that wishes it to the port to use."""
+
+
+class Ports(NamedTuple):
+    """On which the platform's own servers listen."""
+
+    api: int
+    dashboard: int
 
 
 class StopRequested(Exception):  # noqa: N818 (not an error)
@@ -76,35 +84,34 @@ def running(
         LocalError: something on this machine is in the way.
         StopRequested: it was asked to stop before it was ready.
     """
-    with (
-        _stop_signals() as stop_requested,
-        hold_folder(settings.home),
-        _services(settings, say) as services,
-    ):
-        deployment = _deploy(settings, services, choose_port)
-        say("Database: applying migrations")
-        upgrade(deployment.database_url)
-        ensure_administrator(settings, deployment.database_url)
-        supervisor = Supervisor(say, stop_requested)
-        for process in services.processes:
-            supervisor.adopt(process)
-        try:
-            say("Programs: starting")
-            for program in _programs(deployment, num_train_workers or _default_workers()):
-                supervisor.start(program.command, program.is_ready)
-            supervisor.wait_until_ready()
-            platform = LocalPlatform(deployment, supervisor, stop_requested)
-            platform.tend(0)
-            yield platform
-        finally:
-            say("Stopping")
-            supervisor.stop()
+    with _stop_signals() as stop_requested, hold_folder(settings.home):
+        # Before the services: what is taken is refused at once, and none of them takes these.
+        ports = _choose_ports(settings, choose_port)
+        with _services(settings, ports, say) as services:
+            deployment = _deploy(settings, services, ports)
+            say("Database: applying migrations")
+            upgrade(deployment.database_url)
+            ensure_administrator(settings, deployment.database_url)
+            supervisor = Supervisor(say, stop_requested)
+            for process in services.processes:
+                supervisor.adopt(process)
+            try:
+                say("Programs: starting")
+                for program in _programs(deployment, num_train_workers or _default_workers()):
+                    supervisor.start(program.command, program.is_ready)
+                supervisor.wait_until_ready()
+                platform = LocalPlatform(deployment, supervisor, stop_requested)
+                platform.tend(0)
+                yield platform
+            finally:
+                say("Stopping")
+                supervisor.stop()
 
 
 @contextmanager
-def _services(settings: Settings, say: Callable[[str], None]) -> Iterator[Services]:
+def _services(settings: Settings, ports: Ports, say: Callable[[str], None]) -> Iterator[Services]:
     say(f"Services: starting (state in {settings.home})")
-    with Services(settings) as services:
+    with Services(settings, avoid_ports=ports) as services:
         yield services
 
 
@@ -125,25 +132,29 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _deploy(settings: Settings, services: Services, choose_port: ChoosePort) -> Deployment:
-    api_port = choose_port(settings.api_host, settings.api_port, "FEDBRAID_API_PORT")
-    dashboard_port = choose_port(
-        settings.dashboard_host, settings.dashboard_port, "FEDBRAID_DASHBOARD_PORT"
+def _choose_ports(settings: Settings, choose_port: ChoosePort) -> Ports:
+    ports = Ports(
+        choose_port(settings.api_host, settings.api_port, "FEDBRAID_API_PORT"),
+        choose_port(settings.dashboard_host, settings.dashboard_port, "FEDBRAID_DASHBOARD_PORT"),
     )
-    if api_port == dashboard_port:
+    if ports.api == ports.dashboard:
         raise PortInUseError(
-            f"the API and the dashboard cannot both listen on port {api_port}: choose another one "
+            f"the API and the dashboard cannot both listen on port {ports.api}: choose another one "
             "with FEDBRAID_DASHBOARD_PORT"
         )
+    return ports
+
+
+def _deploy(settings: Settings, services: Services, ports: Ports) -> Deployment:
     return Deployment(
         home=settings.home.resolve(),
         database_url=services.database_url,
         redis_url=services.redis_url,
         blob_url=services.blob_url,
         api_host=settings.api_host,
-        api_port=api_port,
+        api_port=ports.api,
         dashboard_host=settings.dashboard_host,
-        dashboard_port=dashboard_port,
+        dashboard_port=ports.dashboard,
         torch_threads=settings.torch_threads,
     )
 

@@ -1,7 +1,8 @@
 """TCP ports: whether one is free, and any that is."""
 
 import socket
-from contextlib import closing
+from collections.abc import Collection
+from contextlib import ExitStack, closing
 
 from backend.local.errors import PortInUseError
 
@@ -32,6 +33,17 @@ def prefer_port(host: str, port: int, setting: str) -> int:
         return require_port(host, port, setting)
     except PortInUseError:
         return require_port(host, 0, setting)
+
+
+def free_port(host: str, avoid: Collection[int] = ()) -> int:
+    """Any free port but those to avoid: free now, and soon to be listened on by others."""
+    with ExitStack() as held:
+        while True:
+            # What was drawn and is to be avoided stays bound, so that it is not drawn again.
+            drawn = held.enter_context(socket.create_server((host, 0)))
+            port: int = drawn.getsockname()[1]
+            if port not in avoid:
+                return port
 
 
 def _bind(host: str, port: int) -> int:

@@ -1,6 +1,6 @@
 """The services a command works with: the configured ones, or those embedded in FEDBRAID_HOME."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,14 +14,19 @@ class Services:
     """Database, queue and blob store for as long as the context lasts.
 
     `processes` holds the ones that were started here.
+
+    Args:
+        settings: of the platform.
+        avoid_ports: which other programs will listen on.
     """
 
     database_url: str
     redis_url: str
     blob_url: str
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, avoid_ports: Collection[int] = ()):
         self._settings = settings
+        self._avoid_ports = avoid_ports
         self._running = ExitStack()
         self.processes: list[ChildProcess] = []
 
@@ -37,7 +42,9 @@ class Services:
             if settings.redis_url is not None:
                 self.redis_url = settings.redis_url.get_secret_value()
             else:
-                redis = EmbeddedRedis(settings.home / "redis", logs / "redis.log")
+                redis = EmbeddedRedis(
+                    settings.home / "redis", logs / "redis.log", self._avoid_ports
+                )
                 self.redis_url = running.enter_context(redis).url
                 self.processes.append(redis.process)
             self.blob_url = blob_url_of(settings)

@@ -6,7 +6,7 @@ import pytest
 
 from backend.local.errors import FolderInUseError, PortInUseError
 from backend.local.folders import hold_folder
-from backend.local.ports import prefer_port, require_port
+from backend.local.ports import free_port, prefer_port, require_port
 
 
 @pytest.fixture
@@ -42,3 +42,8 @@ def test_a_preferred_port_gives_way(taken_port: int) -> None:
 
 def test_zero_is_any_free_port() -> None:
     assert require_port("127.0.0.1", 0, "FEDBRAID_API_PORT") > 0
+
+
+def test_a_drawn_port_is_none_of_those_to_avoid() -> None:
+    first_half = {port for port in range(1, 65536) if port % 2}
+    assert all(free_port("127.0.0.1", first_half) % 2 == 0 for _ in range(20))
