@@ -17,7 +17,7 @@ from worker.federated.experiments.arms import ArmRunner
 from worker.federated.experiments.chart import write_chart
 from worker.federated.experiments.config import Experiment, Setting, load_experiment
 from worker.federated.experiments.gauging import gauge_of, gauged_private
-from worker.federated.experiments.members import make_clients, probe_texts
+from worker.federated.experiments.members import make_clients, pooled, probe_texts
 from worker.federated.experiments.records import (
     append_records,
     fingerprint,
@@ -58,7 +58,7 @@ def _run_setting(experiment: Experiment, setting: Setting, options: argparse.Nam
     for seed in options.seeds if options.seeds is not None else range(experiment.seeds):
         pairs = make_clients(setting, seed, options.data_dir, options.models_dir)
         clients = [client for _, client in pairs]
-        runner = ArmRunner(experiment, setting, clients, seed)
+        runner = ArmRunner(experiment, setting, clients, pooled(pairs), seed)
         for arm in experiment.all_arms:
             if options.arms and arm.name not in options.arms:
                 continue

@@ -1,4 +1,4 @@
-"""What an arm of an experiment is: nobody trains, everybody alone, or all together."""
+"""What an arm of an experiment is: nobody trains, everybody alone, all together, or one for all."""
 
 from typing import Annotated, Literal
 
@@ -40,6 +40,22 @@ class LocalArm(_Arm):
     )
 
 
+class PooledArm(_Arm):
+    """Each model trained on the rows of all clients of its task: what there is to be gained.
+
+    Nobody who keeps data private can do that, so it is a yardstick, never the best local arm. It
+    trains as many times more rounds as there are rows more, so that each is seen as often as in the
+    federation.
+    """
+
+    kind: Literal["pooled"] = "pooled"
+    name: str
+    strategy: LocalOnlyParams = LocalOnlyParams()
+    learning_rates: tuple[float, ...] = Field(
+        min_length=1, description="rate and round are those of lowest loss on all validation rows"
+    )
+
+
 class FederatedArm(_Arm):
     """All clients together; the last round counts, nothing is chosen."""
 
@@ -55,4 +71,4 @@ class FederatedArm(_Arm):
     )
 
 
-Arm = Annotated[UntrainedArm | LocalArm | FederatedArm, Field(discriminator="kind")]
+Arm = Annotated[UntrainedArm | LocalArm | PooledArm | FederatedArm, Field(discriminator="kind")]

@@ -13,7 +13,9 @@ from worker.federated.experiments.arm_kinds import (
     Arm,
     FederatedArm,
     Federations,
+    GaugeSource,
     LocalArm,
+    PooledArm,
     UntrainedArm,
 )
 from worker.federated.experiments.config import Experiment, Setting
@@ -52,12 +54,14 @@ class ArmRunner:
         experiment: rounds and training.
         setting: gives the global rank.
         clients: without anything brought along.
+        pooled: the same clients, each with the rows of all that have its task.
         seed: of the run.
     """
 
     experiment: Experiment
     setting: Setting
     clients: Sequence[SimulatedClient]
+    pooled: Sequence[SimulatedClient]
     seed: int
     _points: dict[tuple[str, ...], list[Point]] = field(default_factory=dict)
 
@@ -73,7 +77,10 @@ class ArmRunner:
             case UntrainedArm():
                 return [self._untrained(client) for client in members]
             case LocalArm():
-                return [self._alone(arm, client) for client in members]
+                num_rounds = self.experiment.num_rounds
+                return [self._alone(arm, arm.gauge, client, num_rounds) for client in members]
+            case PooledArm():
+                return self._pooled(arm)
             case FederatedArm():
                 groups = grouped(members, arm.federations)
                 found = [o for group in groups for o in self._together(arm.strategy, group)]
@@ -89,7 +96,7 @@ class ArmRunner:
         num_rounds = self.experiment.num_rounds
         last_only = self.experiment.training.model_copy(update={"evaluate_every": num_rounds})
         with tempfile.TemporaryDirectory(prefix="fedbraid-") as folder:
-            result = self._simulate(strategy, last_only, clients, Path(folder))
+            result = self._simulate(strategy, last_only, clients, num_rounds, Path(folder))
         first, last = result.rounds[0].metrics, result.rounds[-1].metrics
         cosines = [stage.report.values.get("update_cosine") for stage in result.rounds]
         known = [cosine for cosine in cosines if cosine is not None]
@@ -109,11 +116,34 @@ class ArmRunner:
             for client in clients
         ]
 
-    def _alone(self, arm: LocalArm, client: SimulatedClient) -> Outcome:
+    def _pooled(self, arm: PooledArm) -> list[Outcome]:
+        """Clients that have model and rows in common have everything in common: trained once."""
+        outcomes: list[Outcome] = []
+        for number, (own, client) in enumerate(zip(self.clients, self.pooled, strict=True)):
+            for before, outcome in zip(self.pooled[:number], outcomes, strict=True):
+                if before.model is client.model and before.data == client.data:
+                    outcomes.append(replace(outcome, client_id=client.client_id))
+                    break
+            else:
+                num_times = len(client.data.train) // len(own.data.train)
+                num_rounds = num_times * self.experiment.num_rounds
+                outcomes.append(self._alone(arm, "none", client, num_rounds))
+        return outcomes
+
+    def _alone(
+        self,
+        arm: LocalArm | PooledArm,
+        gauge: GaugeSource,
+        client: SimulatedClient,
+        num_rounds: int,
+    ) -> Outcome:
         """The last round of the only rate, or the (rate, round) of lowest validation loss."""
-        by_rate = [(rate, self._course(arm, rate, client)) for rate in arm.learning_rates]
+        by_rate = [
+            (rate, self._course(arm.strategy, gauge, rate, client, num_rounds))
+            for rate in arm.learning_rates
+        ]
         candidates = [(rate, point) for rate, points in by_rate for point in points]
-        if arm.chosen_by == "last_round":
+        if isinstance(arm, LocalArm) and arm.chosen_by == "last_round":
             rate, chosen = candidates[-1]
         else:
             rate, chosen = min(candidates, key=lambda candidate: candidate[1].validation_loss)
@@ -128,13 +158,20 @@ class ArmRunner:
             bytes_up=0.0,
         )
 
-    def _course(self, arm: LocalArm, rate: float, client: SimulatedClient) -> list[Point]:
+    def _course(
+        self,
+        strategy: Params,
+        gauge: GaugeSource,
+        rate: float,
+        client: SimulatedClient,
+        num_rounds: int,
+    ) -> list[Point]:
         """How one client alone fares with one learning rate: where it is measured, and at the end.
 
         Without the end, a course that is measured too rarely would pass off its start as its last.
         """
-        strategy, training = arm.strategy, self.experiment.training
-        every = math.gcd(training.evaluate_every, self.experiment.num_rounds)
+        training = self.experiment.training
+        every = math.gcd(training.evaluate_every, num_rounds)
         training = training.model_copy(update={"evaluate_every": every})
         if "shared_learning_rate" in type(strategy).model_fields:
             strategy = strategy.model_copy(update={"shared_learning_rate": rate})
@@ -142,12 +179,13 @@ class ArmRunner:
             training = training.model_copy(update={"learning_rate": rate})
         key = (
             client.client_id,
+            str(len(client.data.train)),
             strategy.model_dump_json(),
             training.model_dump_json(),
-            arm.gauge,
+            gauge,
         )
         if key not in self._points:
-            result = self._simulate(strategy, training, [client])
+            result = self._simulate(strategy, training, [client], num_rounds)
             self._points[key] = _points(result, client.client_id)
         return self._points[key]
 
@@ -156,12 +194,13 @@ class ArmRunner:
         strategy: Params,
         training: TrainingConfig,
         clients: Sequence[SimulatedClient],
+        num_rounds: int,
         output: Path | None = None,
     ) -> SimulationResult:
         return simulate(
             strategy,
             clients,
-            num_rounds=self.experiment.num_rounds,
+            num_rounds=num_rounds,
             training=training,
             global_rank=self.setting.global_rank,
             seed=self.seed,

@@ -7,7 +7,7 @@ import torch
 
 from backend.contracts.params.h2tune import H2TuneParams, Writing
 from worker.federated.effect import effect_factors, summaries
-from worker.federated.experiments.arm_kinds import Arm, GaugeSource, UntrainedArm
+from worker.federated.experiments.arm_kinds import Arm, FederatedArm, GaugeSource, LocalArm
 from worker.federated.experiments.config import Setting
 from worker.federated.gauge import (
     Activations,
@@ -31,9 +31,9 @@ MAX_PROBE_TOKENS = 256
 
 def gauge_of(arm: Arm) -> tuple[GaugeSource, Writing]:
     """Where an arm's factors come from, and how they write codes."""
-    if isinstance(arm, UntrainedArm) or not isinstance(arm.strategy, H2TuneParams):
-        return "none", "covariance"
-    return arm.gauge, arm.strategy.writing
+    if isinstance(arm, FederatedArm | LocalArm) and isinstance(arm.strategy, H2TuneParams):
+        return arm.gauge, arm.strategy.writing
+    return "none", "covariance"
 
 
 def gauged_private(

@@ -1,8 +1,8 @@
 """Makes the clients of a setting: models, disjoint training slices, one test set per task."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -83,6 +83,23 @@ def make_clients(
                 client = decoder_client(setting, member, client_id, before, seed, files, models_dir)
         clients.append((member, client))
     return clients
+
+
+def pooled(clients: Sequence[tuple[Member, SimulatedClient]]) -> list[SimulatedClient]:
+    """The same clients, each with the training and validation rows of all that have its task."""
+    found = []
+    for member, client in clients:
+        peers = [other.data for same, other in clients if same.task == member.task]
+        data = replace(
+            client.data,
+            train=tuple(row for peer in peers for row in peer.train),
+            validation=tuple(row for peer in peers for row in peer.validation),
+        )
+        pool = replace(client, data=data)
+        if isinstance(member, EncoderMember):
+            pool = replace(pool, make_objective=_objective_maker(pool, member.task))
+        found.append(pool)
+    return found
 
 
 def probe_texts(setting: Setting, data_dir: Path | None) -> list[str]:
@@ -172,15 +189,12 @@ def _encoder_client(
     )
     folder = None if member.path is None else _folder(member.path, models_dir)
     model, tokenizer = _encoder(member.layers, folder, _DTYPES[member.dtype])
-    return SimulatedClient(
-        client_id,
-        model,
-        tokenizer,
-        data,
-        member.rank,
-        float(member.rank),
-        make_objective=partial(_encoder_objective, model, tokenizer, member.task, data),
-    )
+    client = SimulatedClient(client_id, model, tokenizer, data, member.rank, float(member.rank))
+    return replace(client, make_objective=_objective_maker(client, member.task))
+
+
+def _objective_maker(client: SimulatedClient, task: str) -> Callable[[TrainingConfig], Objective]:
+    return partial(_encoder_objective, client.model, client.tokenizer, task, client.data)
 
 
 _encoder = cache(load_encoder)

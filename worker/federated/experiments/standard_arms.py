@@ -6,6 +6,7 @@
 | `local_only` | plain LoRA alone: the run's learning rate and steps, last round |
 | `local_lora` | plain LoRA alone at its best: rate and round by validation loss |
 | `local_tri` | the same shape alone at its best: what is owed to it, not to others |
+| `pooled_lora` | plain LoRA at its best on the rows of all: what data sharing would give |
 | `h2tune` | the configuration itself |
 | `h2tune_permuted`, `h2tune_noise` | negative controls: what is owed to averaging as such |
 | `h2tune_ungauged` | random factors; masks, alignment and factors are trained, as published |
@@ -26,6 +27,7 @@ from worker.federated.experiments.arm_kinds import (
     FederatedArm,
     GaugeSource,
     LocalArm,
+    PooledArm,
     UntrainedArm,
 )
 
@@ -40,6 +42,7 @@ class StandardArm(StrEnum):
     LOCAL_ONLY = "local_only"
     LOCAL_LORA = "local_lora"
     LOCAL_TRI = "local_tri"
+    POOLED_LORA = "pooled_lora"
     H2TUNE = "h2tune"
     PERMUTED = "h2tune_permuted"
     NOISE = "h2tune_noise"
@@ -59,7 +62,9 @@ class StandardArms(BaseModel):
     h2tune: H2TuneParams
     gauge: GaugeSource = "none"
     lora_learning_rates: tuple[float, ...] = Field(
-        (3e-4, 1e-3, 3e-3), min_length=1, description="`local_lora` chooses among these"
+        (3e-4, 1e-3, 3e-3),
+        min_length=1,
+        description="`local_lora` and `pooled_lora` choose among these",
     )
     middle_learning_rates: tuple[float, ...] = Field(
         (2.5e-3, 5e-3), min_length=1, description="`local_tri` chooses among these"
@@ -77,6 +82,8 @@ class StandardArms(BaseModel):
                 return LocalArm(name=name, learning_rates=(learning_rate,), chosen_by="last_round")
             case StandardArm.LOCAL_LORA:
                 return LocalArm(name=name, learning_rates=self.lora_learning_rates)
+            case StandardArm.POOLED_LORA:
+                return PooledArm(name=name, learning_rates=self.lora_learning_rates)
             case StandardArm.LOCAL_TRI:
                 return LocalArm(
                     name=name,

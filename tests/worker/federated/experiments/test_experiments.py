@@ -13,6 +13,7 @@ from worker.federated.experiments.__main__ import main
 from worker.federated.experiments.arm_kinds import Federations
 from worker.federated.experiments.arms import grouped
 from worker.federated.experiments.config import load_experiment
+from worker.federated.experiments.members import make_clients, pooled
 
 EXAMPLES = sorted((Path(__file__).parents[4] / "examples").glob("*/*.toml"))
 
@@ -121,6 +122,34 @@ def test_clients_share_within_or_across_models() -> None:
     assert names("same_model") == [["a", "b"], ["c"], ["d"]]
     assert names("same_family") == [["a", "b", "d"], ["c"]]
     assert names("different_models") == [["a", "c", "d"], ["b"]]
+
+
+def test_rows_are_pooled_within_a_task_and_only_in_the_arm_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = '    { kind = "builtin", model = "tiny_llama", task = "%s", rank = 4 },\n'
+    text = SMALL.replace("members = [\n", "members = [\n" + more % "story_classification")
+    text = text.replace("members = [\n", "members = [\n" + more % "arithmetic_choice")
+    text = text.replace('"local_lora", ', '"local_lora", "pooled_lora", ')
+    monkeypatch.setattr(sys.modules[__name__], "SMALL", text)
+    rows = run(tmp_path, monkeypatch, "--arms", "local_only,pooled_lora")
+    [setting] = load_experiment(tmp_path / "small.toml").settings
+    pairs = make_clients(setting, 0, None)
+    sums, *stories = [client.data for client in pooled(pairs)]
+    assert sums == pairs[0][1].data
+    assert stories[0].train == stories[1].train == stories[2].train
+    assert len(stories[0].train) == 12
+    assert set(stories[0].train) == {row for _, c in pairs[1:] for row in c.data.train}
+    assert len(stories[0].validation) == 6
+    rounds = [int(row["round"]) for row in rows if row["arm"] == "pooled_lora"]
+    assert rounds[0] <= 2  # one client has the other task, three have this one
+    assert all(0 <= number <= 6 for number in rounds)
+    # The two clients of one model and one task are the same client once their rows are pooled.
+    reached = [row["accuracy_after_local"] for row in rows if row["arm"] == "pooled_lora"]
+    models = [row["model"] for row in rows if row["arm"] == "pooled_lora"]
+    assert models[1] == models[2]
+    assert reached[1] == reached[2]
+    assert "pooled_lora (best local)" not in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_an_unusable_file_is_named(tmp_path: Path) -> None:
