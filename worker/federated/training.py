@@ -145,9 +145,9 @@ def train(
     *,
     moments: Mapping[str, torch.Tensor],
     seed: int,
+    round_number: int,
     on_progress: Callable[[Progress], None],
     checkpointing: Checkpointing = NO_CHECKPOINTS,
-    round_number: int = 1,
 ) -> Trained:
     """Runs the phases in order; on a CPU the same arguments give the same bits.
 
@@ -164,9 +164,9 @@ def train(
         config: rates, clipping, precision.
         moments: AdamW's state from the client's last round, by parameter; may be empty.
         seed: of dropout; one for each round.
+        round_number: from 1, for rates that fall from round to round.
         on_progress: called about once per second.
         checkpointing: where the state goes now and then, and what to go on from.
-        round_number: from 1, for rates that fall from round to round.
     """
     torch.set_flush_denormal(True)  # tiny moments would slow a CPU down tenfold
     parameters = {n: p for phase in phases for g in phase.groups for n, p in g.parameters.items()}

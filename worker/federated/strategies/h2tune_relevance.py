@@ -25,6 +25,7 @@ single clients' updates, so this excludes secure aggregation.
 """
 
 from collections.abc import Mapping
+from itertools import combinations
 from math import sqrt
 
 import torch
@@ -190,14 +191,9 @@ def mixing_weights(
         num_examples: by client id.
         threshold: least z of a source, in standard deviations of chance.
     """
-    found = {
-        receiver: {
-            source: _agreement(own, other)
-            for source, other in changes.items()
-            if source != receiver
-        }
-        for receiver, own in changes.items()
-    }
+    found: dict[str, dict[str, float]] = {client: {} for client in changes}
+    for one, two in combinations(changes, 2):
+        found[one][two] = found[two][one] = _agreement(changes[one], changes[two])
     bars = {
         client: max([threshold, *(SHARE_OF_BEST * z for z in agreements.values())])
         for client, agreements in found.items()
@@ -250,12 +246,8 @@ def _cosine(one: Change, two: Change) -> tuple[float, int]:
 
 
 def _mean_cosine(changes: Mapping[str, Change]) -> float:
-    names = sorted(changes)
-    found = [
-        _cosine(changes[one], changes[two])[0]
-        for number, one in enumerate(names)
-        for two in names[number + 1 :]
-    ]
+    in_order = [changes[client] for client in sorted(changes)]
+    found = [_cosine(one, two)[0] for one, two in combinations(in_order, 2)]
     return sum(found) / len(found) if found else 0.0
 
 

@@ -148,6 +148,7 @@ def test_phases_leave_the_other_part_bit_identical() -> None:
             local.training,
             moments={},
             seed=0,
+            round_number=1,
             on_progress=lambda progress: None,
         )
         seen.append(now())
@@ -703,6 +704,7 @@ def test_distillation_pulls_answers_towards_the_teacher() -> None:
                 local.training,
                 moments={},
                 seed=0,
+                round_number=1,
                 on_progress=lambda progress: None,
             )
             rows = local.objective.collate(local.objective.encode(local.data.train))
