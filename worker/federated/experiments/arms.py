@@ -117,17 +117,16 @@ class ArmRunner:
         ]
 
     def _pooled(self, arm: PooledArm) -> list[Outcome]:
-        """Clients that have model and rows in common have everything in common: trained once."""
+        """Clients that have model, rank and rows in common are trained once."""
         outcomes: list[Outcome] = []
-        for number, (own, client) in enumerate(zip(self.clients, self.pooled, strict=True)):
-            for before, outcome in zip(self.pooled[:number], outcomes, strict=True):
-                if before.model is client.model and before.data == client.data:
-                    outcomes.append(replace(outcome, client_id=client.client_id))
-                    break
-            else:
+        for own, client in zip(self.clients, self.pooled, strict=True):
+            done = zip(self.pooled, outcomes, strict=False)  # of those before this one
+            outcome = next((found for before, found in done if _are_alike(before, client)), None)
+            if outcome is None:
                 num_times = len(client.data.train) // len(own.data.train)
                 num_rounds = num_times * self.experiment.num_rounds
-                outcomes.append(self._alone(arm, "none", client, num_rounds))
+                outcome = self._alone(arm, "none", client, num_rounds)
+            outcomes.append(replace(outcome, client_id=client.client_id))
         return outcomes
 
     def _alone(
@@ -225,6 +224,12 @@ def grouped(
                 [same[number] for same in by_model if number < len(same)]
                 for number in range(max(map(len, by_model)))
             ]
+
+
+def _are_alike(one: SimulatedClient, two: SimulatedClient) -> bool:
+    """Whether LoRA would find the same but for its random start."""
+    same = one.model is two.model and one.lora_rank == two.lora_rank
+    return same and one.data == two.data
 
 
 def _by(

@@ -144,7 +144,7 @@ def test_rows_are_pooled_within_a_task_and_only_in_the_arm_that_says_so(
     rounds = [int(row["round"]) for row in rows if row["arm"] == "pooled_lora"]
     assert rounds[0] <= 2  # one client has the other task, three have this one
     assert all(0 <= number <= 6 for number in rounds)
-    # The two clients of one model and one task are the same client once their rows are pooled.
+    # Two clients of one model, rank and task are the same client once their rows are pooled.
     reached = [row["accuracy_after_local"] for row in rows if row["arm"] == "pooled_lora"]
     models = [row["model"] for row in rows if row["arm"] == "pooled_lora"]
     assert models[1] == models[2]
