@@ -8,7 +8,8 @@ from worker.federated.experiments.arm_kinds import Arm, LocalArm, UntrainedArm
 from worker.federated.experiments.records import Record
 
 MAIN_ARM = "h2tune"
-CONTROL_ARM = "h2tune_permuted"
+CONTROL = "_permuted"
+"""What follows the name of an arm in the name of its permuted control."""
 
 _VERDICTS = {
     Verdict.TRANSFER: "**Transfer**: both intervals exclude zero",
@@ -37,10 +38,12 @@ def best_alone(means: Mapping[str, Mapping[int, float]], arms: Sequence[Arm]) ->
 
 
 def markdown(records: Sequence[Record], arms: Sequence[Arm], setting: str) -> str:
-    """A table of one setting, and a sentence that says transfer or shrinkage.
+    """A table of one setting, and sentences that say transfer or shrinkage.
 
     Differences are against the best arm in which clients are alone (local or untrained), and
-    against the permuted control, each paired by seed.
+    against the permuted control, each paired by seed. The control of an arm is the one that has its
+    name with `_permuted` after it, else that of h2tune. h2tune gets a sentence, and so does every
+    other arm that has a control of its own.
     """
     means = {arm.name: mean_by_seed(records, setting, arm.name) for arm in arms}
     means = {name: values for name, values in means.items() if values}
@@ -59,29 +62,36 @@ def markdown(records: Sequence[Record], arms: Sequence[Arm], setting: str) -> st
         rows.append(
             f"| {label} | {statistics.fmean(local.values()):.3f} "
             f"| {statistics.fmean(values.values()):.3f} | {spread} | {len(values)} "
-            f"| {_against(means, name, best)} | {_against(means, name, CONTROL_ARM)} "
+            f"| {_against(means, name, best)} | {_against(means, name, _control(means, name))} "
             f"| {_cosine(records, setting, name)} |"
         )
-    if best is not None and MAIN_ARM in means:
-        rows += ["", verdict(means, best)]
+    if best is not None:
+        judged = [name for name in means if name == MAIN_ARM or name + CONTROL in means]
+        for name in judged:
+            rows += ["", verdict(means, name, best)]
     return "\n".join([*rows, ""])
 
 
-def verdict(means: Mapping[str, Mapping[int, float]], best: str) -> str:
+def verdict(means: Mapping[str, Mapping[int, float]], name: str, best: str) -> str:
     """Whether sharing gained over the best local arm, and whether the gain needs the real matrices.
 
     Args:
-        means: by arm and seed; `h2tune` among them.
+        means: by arm and seed.
+        name: of the arm that shares.
         best: name of the best arm without sharing.
     """
-    gain = paired(means[MAIN_ARM], means[best])
-    control = means.get(CONTROL_ARM)
-    over_control = None if control is None else paired(means[MAIN_ARM], control)
+    gain = paired(means[name], means[best])
+    control = means.get(name + CONTROL)
+    over_control = None if control is None else paired(means[name], control)
     if gain is None:
-        return f"h2tune and {best} have no seed in common."
+        return f"{name} and {best} have no seed in common."
     controlled = "" if over_control is None else f", {over_control} over the permuted control"
     said = _VERDICTS[judge(gain, over_control)]
-    return f"{said}. h2tune gains {gain} over {best}{controlled} (n = {gain.n})."
+    return f"{said}. {name} gains {gain} over {best}{controlled} (n = {gain.n})."
+
+
+def _control(means: Mapping[str, Mapping[int, float]], name: str) -> str:
+    return name + CONTROL if name + CONTROL in means else MAIN_ARM + CONTROL
 
 
 def _against(means: Mapping[str, Mapping[int, float]], name: str, other: str | None) -> str:

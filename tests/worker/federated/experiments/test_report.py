@@ -5,8 +5,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from backend.contracts.params.h2tune import H2TuneParams
+from worker.federated.experiments.arm_kinds import FederatedArm, UntrainedArm
 from worker.federated.experiments.chart import write_chart
-from worker.federated.experiments.report import verdict
+from worker.federated.experiments.records import Record
+from worker.federated.experiments.report import markdown, verdict
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -28,7 +31,56 @@ def test_a_gain_that_survives_the_control_is_no_transfer(
         "h2tune_permuted": dict(enumerate(permuted)),
         "local_lora": {0: 0.70, 1: 0.71, 2: 0.69},
     }
-    assert expected in verdict(means, "local_lora")
+    assert expected in verdict(means, "h2tune", "local_lora")
+
+
+def test_an_arm_with_a_control_of_its_own_is_judged_by_it() -> None:
+    means = {"untrained": 0.3, "h2tune": 0.3, "h2tune_permuted": 0.1} | {
+        "h2tune_relevance": 0.7,
+        "h2tune_relevance_permuted": 0.5,
+        "h2tune_other": 0.8,
+    }
+    records = [
+        line(arm, seed, value + seed / 100) for arm, value in means.items() for seed in (0, 1, 2)
+    ]
+    arms = [UntrainedArm()] + [
+        FederatedArm(name=arm, strategy=H2TuneParams()) for arm in means if arm != "untrained"
+    ]
+    report = markdown(records, arms, "s")
+    row = {
+        cells[1].strip(): cells[7].strip()
+        for text in report.splitlines()
+        if len(cells := text.split("|")) > 7
+    }
+    assert row["h2tune_relevance"] == "+0.200 ± 0.000"  # its own
+    assert row["h2tune_other"] == "+0.700 ± 0.000"  # that of h2tune
+    assert "**No gain from sharing shown**. h2tune gains +0.000 ± 0.000 over untrained" in report
+    assert (
+        "**Transfer**: both intervals exclude zero. h2tune_relevance gains +0.400 ± 0.000" in report
+    )
+    assert "h2tune_other gains" not in report
+
+
+def line(arm: str, seed: int, accuracy: float) -> Record:
+    return Record(
+        setting="s",
+        arm=arm,
+        seed=seed,
+        client="a",
+        model="tiny",
+        layers=4,
+        hidden=32,
+        rank=8,
+        task="sst2",
+        accuracy_initial=0.1,
+        accuracy_after_local=0.2,
+        accuracy_after_aggregation=accuracy,
+        learning_rate="",
+        round=3,
+        bytes_up=0.0,
+        update_cosine="",
+        configuration="c",
+    )
 
 
 def test_a_chart_shows_every_seed_of_every_arm(tmp_path: Path) -> None:
