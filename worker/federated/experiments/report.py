@@ -66,9 +66,9 @@ def markdown(records: Sequence[Record], arms: Sequence[Arm], setting: str) -> st
             f"| {_cosine(records, setting, name)} |"
         )
     if best is not None:
-        judged = [name for name in means if name == MAIN_ARM or name + CONTROL in means]
-        for name in judged:
-            rows += ["", verdict(means, name, best)]
+        for name in means:
+            if name == MAIN_ARM or name + CONTROL in means:
+                rows += ["", verdict(means, name, best)]
     return "\n".join([*rows, ""])
 
 
@@ -81,7 +81,7 @@ def verdict(means: Mapping[str, Mapping[int, float]], name: str, best: str) -> s
         best: name of the best arm without sharing.
     """
     gain = paired(means[name], means[best])
-    control = means.get(name + CONTROL)
+    control = means.get(_control(means, name))
     over_control = None if control is None else paired(means[name], control)
     if gain is None:
         return f"{name} and {best} have no seed in common."

@@ -4,31 +4,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from tests.worker.federated.experiments.lines import line
 from worker.federated.experiments.curves import curves, picture, table
-from worker.federated.experiments.records import Record
-
-
-def line(setting: str, arm: str, seed: int, accuracy: float, client: str = "a") -> Record:
-    return Record(
-        setting,
-        arm,
-        seed,
-        client,
-        "tiny",
-        4,
-        32,
-        8,
-        "sst2",
-        0.1,
-        0.2,
-        accuracy,
-        "",
-        3,
-        0.0,
-        "",
-        "c",
-    )
-
 
 RECORDS = [
     *(

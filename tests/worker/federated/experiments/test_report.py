@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from backend.contracts.params.h2tune import H2TuneParams
+from tests.worker.federated.experiments.lines import line
 from worker.federated.experiments.arm_kinds import FederatedArm, UntrainedArm
 from worker.federated.experiments.chart import write_chart
-from worker.federated.experiments.records import Record
 from worker.federated.experiments.report import markdown, verdict
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -41,7 +41,9 @@ def test_an_arm_with_a_control_of_its_own_is_judged_by_it() -> None:
         "h2tune_other": 0.8,
     }
     records = [
-        line(arm, seed, value + seed / 100) for arm, value in means.items() for seed in (0, 1, 2)
+        line("s", arm, seed, value + seed / 100)
+        for arm, value in means.items()
+        for seed in (0, 1, 2)
     ]
     arms = [UntrainedArm()] + [
         FederatedArm(name=arm, strategy=H2TuneParams()) for arm in means if arm != "untrained"
@@ -59,28 +61,6 @@ def test_an_arm_with_a_control_of_its_own_is_judged_by_it() -> None:
         "**Transfer**: both intervals exclude zero. h2tune_relevance gains +0.400 ± 0.000" in report
     )
     assert "h2tune_other gains" not in report
-
-
-def line(arm: str, seed: int, accuracy: float) -> Record:
-    return Record(
-        setting="s",
-        arm=arm,
-        seed=seed,
-        client="a",
-        model="tiny",
-        layers=4,
-        hidden=32,
-        rank=8,
-        task="sst2",
-        accuracy_initial=0.1,
-        accuracy_after_local=0.2,
-        accuracy_after_aggregation=accuracy,
-        learning_rate="",
-        round=3,
-        bytes_up=0.0,
-        update_cosine="",
-        configuration="c",
-    )
 
 
 def test_a_chart_shows_every_seed_of_every_arm(tmp_path: Path) -> None:
